@@ -1,1 +1,9 @@
-//! Stub; see the issue tracker.
+//! What every protocol gateway shares: routing of live messages, the session registry, the streams
+//! to `logd`, limits and listeners. It knows no protocol; a connection is a [`message::Subscriber`].
+//!
+//! Everything here belongs to one routing thread (design T1, T2) and is neither `Send` nor locked.
+
+mod filter_trie;
+pub mod message;
+pub mod route_table;
+pub mod timer_wheel;

@@ -1,0 +1,261 @@
+//! The route table of one routing thread and one vhost (design §5): which live subscribers of this
+//! gateway, which shards and which other gateways a topic goes to.
+//!
+//! It knows nothing of connections or protocols: a subscriber is an object that takes a message.
+//! Matching follows MQTT (Q8): levels split at `/`, `+` one level, `#` the rest, and a leading
+//! wildcard never matches a topic that begins with `$`.
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+
+use crate::filter_trie::FilterTrie;
+use crate::message::Subscriber;
+
+/// How many changed filters are remembered, so that a cached route can be kept when none of them
+/// touches its topic.
+const RECENT_CHANGES_MAX: usize = 32;
+
+/// What a subscription asked for and was granted (MQTT 5 §3.8.3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubscriptionOptions {
+    /// Highest QoS the subscriber gets, 0–2.
+    pub qos: u8,
+    /// Its own publishes are not sent back.
+    pub no_local: bool,
+    /// The retain flag is passed on as published.
+    pub retain_as_published: bool,
+    /// Subscription identifier, 0 = none.
+    pub identifier: u32,
+    /// Granted QoS ≥ 1 on a persistent session: QoS ≥ 1 reaches it by its inbox, not here (R7).
+    pub durable: bool,
+}
+
+/// One live subscription in a leaf.
+struct Subscription {
+    subscriber: Rc<dyn Subscriber>,
+    options: SubscriptionOptions,
+}
+
+/// All that is subscribed with one filter.
+#[derive(Default)]
+pub(crate) struct Leaf {
+    live: Vec<Subscription>,
+    /// Shards that hold persistent sessions with this filter, ascending.
+    shards: Vec<u32>,
+}
+
+impl Leaf {
+    fn is_empty(&self) -> bool {
+        self.live.is_empty() && self.shards.is_empty()
+    }
+}
+
+/// A live subscriber of a topic, all its matching subscriptions taken together.
+pub struct Destination {
+    /// Who takes the message.
+    pub subscriber: Rc<dyn Subscriber>,
+    /// Highest QoS granted among the matching subscriptions.
+    pub qos: u8,
+    /// All of them exclude the subscriber's own publishes.
+    pub no_local: bool,
+    /// One of them passes the retain flag on.
+    pub retain_as_published: bool,
+    /// One of them is durable: only QoS 0 goes out live.
+    pub durable: bool,
+    /// Subscription identifiers of all of them, in no particular order.
+    pub identifiers: Vec<u32>,
+}
+
+/// Where a topic goes.
+#[derive(Default)]
+pub struct Destinations {
+    /// Live subscribers on this thread, each once.
+    pub live: Vec<Destination>,
+    /// Shards with persistent sessions that match, ascending, each once.
+    pub shards: Vec<u32>,
+}
+
+impl Destinations {
+    /// Nobody at all subscribes to the topic.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.live.is_empty() && self.shards.is_empty()
+    }
+}
+
+/// Filters of one vhost and who stands behind each.
+#[derive(Default)]
+pub struct RouteTable {
+    exact: HashMap<Box<str>, Leaf>,
+    wild: FilterTrie,
+    generation: u64,
+    /// The filters behind the last generations, newest last.
+    recent: VecDeque<Box<str>>,
+}
+
+// === impl RouteTable ===
+
+impl RouteTable {
+    /// Counts changes; a route resolved at the same generation is still right.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Adds or replaces the subscription of `subscriber` for `filter`; true when it is new.
+    pub fn subscribe(
+        &mut self,
+        filter: &str,
+        subscriber: &Rc<dyn Subscriber>,
+        options: SubscriptionOptions,
+    ) -> bool {
+        self.touch(filter);
+        let live = &mut self.leaf(filter).live;
+        match live.iter_mut().find(|s| Rc::ptr_eq(&s.subscriber, subscriber)) {
+            Some(known) => {
+                known.options = options;
+                false
+            }
+            None => {
+                live.push(Subscription { subscriber: subscriber.clone(), options });
+                true
+            }
+        }
+    }
+
+    /// Removes a subscription; false when there was none.
+    pub fn unsubscribe(&mut self, filter: &str, subscriber: &Rc<dyn Subscriber>) -> bool {
+        self.touch(filter);
+        self.change(filter, |leaf| {
+            let at = leaf.live.iter().position(|s| Rc::ptr_eq(&s.subscriber, subscriber));
+            at.map(|at| leaf.live.swap_remove(at)).is_some()
+        })
+    }
+
+    /// Notes that `shard` has (or no longer has) persistent sessions with `filter`.
+    pub fn set_shard(&mut self, filter: &str, shard: u32, present: bool) {
+        self.touch(filter);
+        if present {
+            let shards = &mut self.leaf(filter).shards;
+            if let Err(at) = shards.binary_search(&shard) {
+                shards.insert(at, shard);
+            }
+        } else {
+            self.change(filter, |leaf| leaf.shards.retain(|s| *s != shard));
+        }
+    }
+
+    /// Whether a live subscriber other than those counted as gone still uses `filter`.
+    #[must_use]
+    pub fn has_live(&self, filter: &str) -> bool {
+        let leaf =
+            if is_wild(filter) { self.wild.get(filter) } else { self.exact.get(filter) };
+        leaf.is_some_and(|l| !l.live.is_empty())
+    }
+
+    /// Everybody who gets a message on `topic`.
+    #[must_use]
+    pub fn resolve(&self, topic: &str) -> Destinations {
+        let mut to = Destinations::default();
+        if let Some(leaf) = self.exact.get(topic) {
+            collect(leaf, &mut to);
+        }
+        self.wild.for_each_match(topic, &mut |leaf| collect(leaf, &mut to));
+        to.shards.sort_unstable();
+        to.shards.dedup();
+        to
+    }
+
+    /// Whether a route for `topic`, resolved at `generation`, is still right now.
+    #[must_use]
+    pub fn still_valid(&self, topic: &str, generation: u64) -> bool {
+        let behind = self.generation - generation;
+        let Ok(behind) = usize::try_from(behind) else { return false };
+        behind <= self.recent.len()
+            && self.recent.iter().rev().take(behind).all(|f| !filter_matches(f, topic))
+    }
+
+    fn leaf(&mut self, filter: &str) -> &mut Leaf {
+        if is_wild(filter) {
+            self.wild.entry(filter)
+        } else {
+            // Two look-ups where it is new: no allocation where it is known.
+            if !self.exact.contains_key(filter) {
+                self.exact.insert(filter.into(), Leaf::default());
+            }
+            self.exact.get_mut(filter).expect("inserted above")
+        }
+    }
+
+    fn change<R: Default>(&mut self, filter: &str, change: impl FnOnce(&mut Leaf) -> R) -> R {
+        if is_wild(filter) {
+            return self.wild.change(filter, change, Leaf::is_empty);
+        }
+        let Some(leaf) = self.exact.get_mut(filter) else { return R::default() };
+        let result = change(leaf);
+        if leaf.is_empty() {
+            self.exact.remove(filter);
+        }
+        result
+    }
+
+    fn touch(&mut self, filter: &str) {
+        self.generation += 1;
+        if self.recent.len() == RECENT_CHANGES_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(filter.into());
+    }
+}
+
+fn is_wild(filter: &str) -> bool {
+    filter.bytes().any(|b| b == b'+' || b == b'#')
+}
+
+fn collect(leaf: &Leaf, to: &mut Destinations) {
+    to.shards.extend_from_slice(&leaf.shards);
+    // The scan for repeats stays out of the way of a large leaf met first.
+    let known = to.live.len();
+    for Subscription { subscriber, options: o } in &leaf.live {
+        let same = to.live[..known].iter_mut().find(|d| Rc::ptr_eq(&d.subscriber, subscriber));
+        let identifier = (o.identifier != 0).then_some(o.identifier);
+        match same {
+            Some(d) => {
+                d.qos = d.qos.max(o.qos);
+                d.no_local &= o.no_local;
+                d.retain_as_published |= o.retain_as_published;
+                d.durable |= o.durable;
+                d.identifiers.extend(identifier);
+            }
+            None => to.live.push(Destination {
+                subscriber: subscriber.clone(),
+                qos: o.qos,
+                no_local: o.no_local,
+                retain_as_published: o.retain_as_published,
+                durable: o.durable,
+                identifiers: identifier.into_iter().collect(),
+            }),
+        }
+    }
+}
+
+/// Whether `filter` matches `topic` (MQTT 5 §4.7).
+#[must_use]
+pub fn filter_matches(filter: &str, topic: &str) -> bool {
+    if topic.starts_with('$') && filter.starts_with(['+', '#']) {
+        return false;
+    }
+    let mut levels = topic.split('/');
+    for want in filter.split('/') {
+        match (want, levels.next()) {
+            ("#", _) => return true,
+            ("+", Some(_)) => {}
+            (want, Some(level)) if want == level => {}
+            _ => return false,
+        }
+    }
+    levels.next().is_none()
+}
+
+#[cfg(test)]
+mod tests;

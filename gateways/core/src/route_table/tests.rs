@@ -1,0 +1,109 @@
+use std::cell::RefCell;
+
+use super::*;
+use crate::message::LiveMessage;
+
+struct Nobody(RefCell<u32>);
+
+impl Subscriber for Nobody {
+    fn deliver(&self, _: &LiveMessage<'_>, _: &Destination) -> bool {
+        *self.0.borrow_mut() += 1;
+        false
+    }
+    fn wake(&self) {}
+}
+
+fn subscriber() -> Rc<dyn Subscriber> {
+    Rc::new(Nobody(RefCell::new(0)))
+}
+
+fn options(qos: u8, identifier: u32) -> SubscriptionOptions {
+    SubscriptionOptions {
+        qos,
+        no_local: false,
+        retain_as_published: false,
+        identifier,
+        durable: false,
+    }
+}
+
+#[test]
+fn matching_follows_the_rules_of_4_7() {
+    for (filter, topic, want) in [
+        ("sport/tennis/player1/#", "sport/tennis/player1", true),
+        ("sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon", true),
+        ("sport/#", "sport", true),
+        ("sport/tennis/+", "sport/tennis/player1", true),
+        ("sport/tennis/+", "sport/tennis/player1/ranking", false),
+        ("sport/+", "sport", false),
+        ("sport/+", "sport/", true),
+        ("+/+", "/finance", true),
+        ("/+", "/finance", true),
+        ("+", "/finance", false),
+        ("#", "$SYS/broker", false),
+        ("+/monitor", "$SYS/monitor", false),
+        ("$SYS/#", "$SYS/", true),
+        ("$SYS/+", "$SYS/monitor", true),
+        ("a/b", "a/b", true),
+        ("a/b", "a/B", false),
+        ("a//b", "a//b", true),
+        ("a/+/b", "a//b", true),
+        ("#", "", true),
+    ] {
+        let mut table = RouteTable::default();
+        table.subscribe(filter, &subscriber(), options(1, 0));
+        assert_eq!(table.resolve(topic).live.len() == 1, want, "table: {filter} on {topic}");
+        assert_eq!(filter_matches(filter, topic), want, "filter: {filter} on {topic}");
+    }
+}
+
+#[test]
+fn overlapping_subscriptions_are_one_destination_with_the_highest_qos() {
+    let (mut table, a, b) = (RouteTable::default(), subscriber(), subscriber());
+    table.subscribe("x/y", &a, options(0, 7));
+    table.subscribe("x/+", &a, options(2, 9));
+    table.subscribe("x/#", &b, options(1, 0));
+    let to = table.resolve("x/y");
+    assert_eq!(to.live.len(), 2);
+    let of_a = to.live.iter().find(|d| Rc::ptr_eq(&d.subscriber, &a)).expect("a is subscribed");
+    assert_eq!(of_a.qos, 2);
+    assert_eq!(of_a.identifiers.len(), 2);
+}
+
+#[test]
+fn what_is_removed_leaves_nothing_behind() {
+    let (mut table, a) = (RouteTable::default(), subscriber());
+    for filter in ["x/y", "x/+/z", "#", "+/a/#"] {
+        assert!(table.subscribe(filter, &a, options(1, 0)));
+        assert!(!table.subscribe(filter, &a, options(0, 0)), "replaced, not added");
+    }
+    for filter in ["x/y", "x/+/z", "#", "+/a/#"] {
+        assert!(table.has_live(filter));
+        assert!(table.unsubscribe(filter, &a));
+        assert!(!table.unsubscribe(filter, &a));
+    }
+    table.set_shard("x/+", 3, true);
+    table.set_shard("x/+", 1, true);
+    assert_eq!(table.resolve("x/q").shards, [1, 3]);
+    table.set_shard("x/+", 1, false);
+    table.set_shard("x/+", 3, false);
+    assert!(table.exact.is_empty());
+    assert!(table.wild.is_empty());
+}
+
+#[test]
+fn a_cached_route_survives_changes_that_do_not_touch_its_topic() {
+    let (mut table, a) = (RouteTable::default(), subscriber());
+    let before = table.generation();
+    table.subscribe("other/+", &a, options(1, 0));
+    assert!(table.still_valid("my/topic", before));
+    table.subscribe("my/#", &a, options(1, 0));
+    assert!(!table.still_valid("my/topic", before));
+    let before = table.generation();
+    for n in 0..RECENT_CHANGES_MAX {
+        table.subscribe(&format!("other/{n}"), &a, options(1, 0));
+    }
+    assert!(table.still_valid("my/topic", before));
+    table.subscribe("other/more", &a, options(1, 0));
+    assert!(!table.still_valid("my/topic", before), "more changes than are remembered");
+}
