@@ -1,1 +1,74 @@
-//! Stub; see the issue tracker.
+//! MQTT 3.1, 3.1.1 and 5.0 packets, sans I/O: bytes to borrowed packets and back.
+//!
+//! A server reads into a buffer and calls [`frame::peek`] for the length of the next packet. The first
+//! one is given to [`Connect::decode`], which finds the [`Version`]; all later ones to
+//! [`Packet::decode`]. Packets borrow from the buffer; nothing is copied or allocated while decoding.
+//! Answers are appended to a `Vec<u8>` by the functions in [`encode`].
+//!
+//! Everything that can be checked without a session is checked here: UTF-8 (MQTT 5 §1.5.4), flags,
+//! reserved bits, lengths, properties and their ranges, topic names and filters (§4.7). What depends on
+//! the session (unknown aliases, packet ids in use, receive maximum) is the caller's.
+//! [`DecodeError::reason`] is the MQTT 5 reason code of the defect. No input makes this crate panic.
+
+mod ack;
+mod connect;
+mod disconnect;
+pub mod encode;
+mod error;
+pub mod frame;
+mod packet;
+mod properties;
+mod publish;
+mod reason;
+mod subscribe;
+pub mod topic;
+mod wire;
+
+pub use ack::Acknowledgement;
+pub use connect::{Connect, Will};
+pub use disconnect::{Auth, Disconnect};
+pub use error::{DecodeError, Defect};
+pub use packet::{Packet, PacketType};
+pub use properties::{Properties, PropertyId, Value};
+pub use publish::Publish;
+pub use reason::ReasonCode;
+pub use subscribe::{Subscribe, SubscribeOptions, Unsubscribe};
+pub use topic::{matches, validate_filter, validate_topic};
+
+/// Protocol version of a connection (MQTT 5 §3.1.2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    /// MQTT 3.1, protocol name `MQIsdp`, level 3.
+    V3,
+    /// MQTT 3.1.1, level 4.
+    V311,
+    /// MQTT 5.0.
+    V5,
+}
+
+/// Quality of service (§4.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum QoS {
+    /// 0: sent once, no answer.
+    AtMostOnce = 0,
+    /// 1: PUBACK.
+    AtLeastOnce = 1,
+    /// 2: PUBREC, PUBREL, PUBCOMP.
+    ExactlyOnce = 2,
+}
+
+// === impl QoS ===
+
+impl QoS {
+    /// From the two bits of a flag byte; 3 is malformed (MQTT-3.3.1-4).
+    #[must_use]
+    pub fn from_bits(bits: u8) -> Option<Self> {
+        match bits {
+            0 => Some(Self::AtMostOnce),
+            1 => Some(Self::AtLeastOnce),
+            2 => Some(Self::ExactlyOnce),
+            _ => None,
+        }
+    }
+}

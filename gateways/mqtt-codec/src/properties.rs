@@ -1,0 +1,288 @@
+//! Properties (MQTT 5 §2.2.2): checked once, read from the bytes where they stand.
+
+use crate::error::{DecodeError, Defect};
+use crate::wire::{Reader, VAR_INT_MAX};
+
+/// Identifiers of properties (MQTT 5 table 2-4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PropertyId(pub u8);
+
+macro_rules! properties {
+    ($($name:ident = $id:literal $kind:ident in $($packet:ident)|+,)+) => {
+        #[allow(missing_docs)] // the names are those of MQTT 5 table 2-4
+        impl PropertyId { $(pub const $name: Self = Self($id);)+ }
+
+        /// The type of a property's value and the packets it may stand in.
+        fn rule(id: u8) -> Option<(Kind, u32)> {
+            match id { $($id => Some((Kind::$kind, 0 $(| Place::$packet as u32)+)),)+ _ => None }
+        }
+    };
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Byte,
+    Two,
+    Four,
+    Var,
+    Text,
+    Binary,
+    Pair,
+}
+
+/// Where a set of properties stands; one bit each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Place {
+    Connect = 1,
+    Will = 2,
+    Publish = 4,
+    Ack = 8,
+    Subscribe = 16,
+    Unsubscribe = 32,
+    Disconnect = 64,
+    Auth = 128,
+    /// Only in packets a server sends, which are not decoded here.
+    Server = 256,
+}
+
+properties! {
+    PAYLOAD_FORMAT = 0x01 Byte in Publish | Will,
+    MESSAGE_EXPIRY = 0x02 Four in Publish | Will,
+    CONTENT_TYPE = 0x03 Text in Publish | Will,
+    RESPONSE_TOPIC = 0x08 Text in Publish | Will,
+    CORRELATION_DATA = 0x09 Binary in Publish | Will,
+    SUBSCRIPTION_ID = 0x0B Var in Publish | Subscribe,
+    SESSION_EXPIRY = 0x11 Four in Connect | Disconnect,
+    ASSIGNED_CLIENT_ID = 0x12 Text in Server,
+    SERVER_KEEP_ALIVE = 0x13 Two in Server,
+    AUTH_METHOD = 0x15 Text in Connect | Auth,
+    AUTH_DATA = 0x16 Binary in Connect | Auth,
+    REQUEST_PROBLEM_INFO = 0x17 Byte in Connect,
+    WILL_DELAY = 0x18 Four in Will,
+    REQUEST_RESPONSE_INFO = 0x19 Byte in Connect,
+    RESPONSE_INFO = 0x1A Text in Server,
+    SERVER_REFERENCE = 0x1C Text in Server,
+    REASON_STRING = 0x1F Text in Ack | Disconnect | Auth,
+    RECEIVE_MAXIMUM = 0x21 Two in Connect,
+    TOPIC_ALIAS_MAXIMUM = 0x22 Two in Connect,
+    TOPIC_ALIAS = 0x23 Two in Publish,
+    MAXIMUM_QOS = 0x24 Byte in Server,
+    RETAIN_AVAILABLE = 0x25 Byte in Server,
+    USER_PROPERTY = 0x26 Pair in Connect | Will | Publish | Ack | Subscribe | Unsubscribe | Disconnect | Auth,
+    MAXIMUM_PACKET_SIZE = 0x27 Four in Connect,
+    WILDCARD_SUBSCRIPTION_AVAILABLE = 0x28 Byte in Server,
+    SUBSCRIPTION_IDS_AVAILABLE = 0x29 Byte in Server,
+    SHARED_SUBSCRIPTION_AVAILABLE = 0x2A Byte in Server,
+}
+
+/// The value of a property.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value<'a> {
+    /// A byte, two or four byte integer, or variable byte integer.
+    Number(u32),
+    /// A UTF-8 string.
+    Text(&'a str),
+    /// Binary data.
+    Binary(&'a [u8]),
+    /// A pair of strings (user property).
+    Pair(&'a str, &'a str),
+}
+
+/// Checked properties, still as bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Properties<'a> {
+    bytes: &'a [u8],
+}
+
+// === impl Properties ===
+
+impl<'a> Properties<'a> {
+    /// Reads the length and the properties, and checks each: known, allowed at `place`, not twice
+    /// (but user properties, and subscription identifiers of a PUBLISH), its value in range.
+    pub(crate) fn read(reader: &mut Reader<'a>, place: Place) -> Result<Self, DecodeError> {
+        let len = reader.var_int()?;
+        if len == 0 {
+            return Ok(Self::default());
+        }
+        let bytes = reader.take(len as usize)?;
+        let mut inner = Reader::new(bytes);
+        let mut seen = 0u64;
+        while !inner.is_empty() {
+            let (id, value) = read_one(&mut inner, place)?;
+            let bit = 1u64 << (id.0 & 63);
+            if seen & bit != 0 && id != PropertyId::USER_PROPERTY {
+                return Err(DecodeError::protocol("property stands twice"));
+            }
+            seen |= bit;
+            check_value(id, value)?;
+        }
+        Ok(Self { bytes })
+    }
+
+    /// The properties as bytes, without their length.
+    #[must_use]
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// There are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The properties in their order.
+    pub fn iter(&self) -> impl Iterator<Item = (PropertyId, Value<'a>)> + use<'a> {
+        let mut reader = Reader::new(self.bytes);
+        // They were checked when they were read: an error cannot come, and would end the iteration.
+        std::iter::from_fn(move || {
+            if reader.is_empty() {
+                None
+            } else {
+                read_any(&mut reader).ok()
+            }
+        })
+    }
+
+    /// The number with `id`, if it is there.
+    #[must_use]
+    pub fn number(&self, id: PropertyId) -> Option<u32> {
+        self.iter().find_map(|(i, v)| match v {
+            Value::Number(n) if i == id => Some(n),
+            _ => None,
+        })
+    }
+
+    /// The string with `id`, if it is there.
+    #[must_use]
+    pub fn text(&self, id: PropertyId) -> Option<&'a str> {
+        self.iter().find_map(|(i, v)| match v {
+            Value::Text(t) if i == id => Some(t),
+            _ => None,
+        })
+    }
+
+    /// The binary data with `id`, if it is there.
+    #[must_use]
+    pub fn binary(&self, id: PropertyId) -> Option<&'a [u8]> {
+        self.iter().find_map(|(i, v)| match v {
+            Value::Binary(b) if i == id => Some(b),
+            _ => None,
+        })
+    }
+}
+
+fn read_one<'a>(
+    reader: &mut Reader<'a>,
+    place: Place,
+) -> Result<(PropertyId, Value<'a>), DecodeError> {
+    let mut ahead = *reader;
+    let id = ahead.var_int()?;
+    let allowed = u8::try_from(id)
+        .ok()
+        .and_then(rule)
+        .map(|(_, places)| places);
+    match allowed {
+        None => Err(DecodeError::malformed("unknown property")),
+        Some(places) if places & place as u32 == 0 => Err(DecodeError::protocol(
+            "property is not allowed in this packet",
+        )),
+        Some(_) => read_any(reader),
+    }
+}
+
+fn read_any<'a>(reader: &mut Reader<'a>) -> Result<(PropertyId, Value<'a>), DecodeError> {
+    const UNKNOWN: DecodeError = DecodeError::malformed("unknown property");
+    let id = u8::try_from(reader.var_int()?).map_err(|_| UNKNOWN)?;
+    let (kind, _) = rule(id).ok_or(UNKNOWN)?;
+    let value = match kind {
+        Kind::Byte => Value::Number(reader.u8()?.into()),
+        Kind::Two => Value::Number(reader.u16()?.into()),
+        Kind::Four => Value::Number(reader.u32()?),
+        Kind::Var => Value::Number(reader.var_int()?),
+        Kind::Text => Value::Text(reader.string()?),
+        Kind::Binary => Value::Binary(reader.binary()?),
+        Kind::Pair => Value::Pair(reader.string()?, reader.string()?),
+    };
+    Ok((PropertyId(id), value))
+}
+
+fn check_value(id: PropertyId, value: Value<'_>) -> Result<(), DecodeError> {
+    match (id, value) {
+        (PropertyId::TOPIC_ALIAS, Value::Number(0)) => {
+            Err(DecodeError::new(Defect::TopicAlias, "topic alias is 0"))
+        }
+        (
+            PropertyId::RECEIVE_MAXIMUM
+            | PropertyId::MAXIMUM_PACKET_SIZE
+            | PropertyId::SUBSCRIPTION_ID,
+            Value::Number(0),
+        ) => Err(DecodeError::protocol("property must not be 0")),
+        (
+            PropertyId::PAYLOAD_FORMAT
+            | PropertyId::REQUEST_PROBLEM_INFO
+            | PropertyId::REQUEST_RESPONSE_INFO,
+            Value::Number(2..),
+        ) => Err(DecodeError::protocol("property must be 0 or 1")),
+        (PropertyId::SUBSCRIPTION_ID, Value::Number(n)) if n > VAR_INT_MAX => Err(
+            DecodeError::protocol("subscription identifier is too large"),
+        ),
+        (PropertyId::RESPONSE_TOPIC, Value::Text(topic)) => {
+            crate::topic::validate_topic(topic).map_err(|_| {
+                DecodeError::protocol("response topic is not a topic name") // MQTT-3.3.2-14
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8], place: Place) -> Result<Properties<'_>, Defect> {
+        let mut reader = Reader::new(bytes);
+        let read = Properties::read(&mut reader, place).map_err(|e| e.defect)?;
+        reader.end().map_err(|e| e.defect)?;
+        Ok(read)
+    }
+
+    #[test]
+    fn values_come_back_in_their_order() {
+        let bytes = [
+            16, 0x26, 0, 1, b'a', 0, 1, b'b', 0x23, 0, 9, 0x26, 0, 1, b'a', 0, 0,
+        ];
+        let properties = read(&bytes, Place::Publish).expect("well-formed");
+        assert_eq!(properties.number(PropertyId::TOPIC_ALIAS), Some(9));
+        let users: Vec<_> = properties
+            .iter()
+            .filter(|(id, _)| *id == PropertyId::USER_PROPERTY)
+            .collect();
+        assert_eq!(users[0].1, Value::Pair("a", "b"));
+        assert_eq!(users[1].1, Value::Pair("a", ""));
+    }
+
+    #[test]
+    fn rules_are_kept() {
+        for (bytes, place, want) in [
+            (&[3, 0x23, 0, 0][..], Place::Publish, Defect::TopicAlias),
+            (
+                &[6, 0x23, 0, 1, 0x23, 0, 1],
+                Place::Publish,
+                Defect::Protocol,
+            ), // twice
+            (&[3, 0x23, 0, 1], Place::Connect, Defect::Protocol), // wrong packet
+            (&[2, 0x7E, 0], Place::Publish, Defect::Malformed),   // unknown
+            (&[2, 0x01, 2], Place::Publish, Defect::Protocol),    // not a boolean
+            (&[3, 0x21, 0, 0], Place::Connect, Defect::Protocol),
+            (&[5, 0x27, 0, 0, 0, 0], Place::Connect, Defect::Protocol),
+            (&[2, 0x0B, 0], Place::Subscribe, Defect::Protocol),
+            (&[4, 0x03, 0, 9, b'a'], Place::Publish, Defect::Malformed), // cut short
+            (&[4, 0x08, 0, 1, b'#'], Place::Publish, Defect::Protocol),
+            (&[9, 0x01], Place::Publish, Defect::Malformed),
+        ] {
+            assert_eq!(read(bytes, place), Err(want), "{bytes:x?}");
+        }
+    }
+}
