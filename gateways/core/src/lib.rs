@@ -3,7 +3,10 @@
 //!
 //! Everything here belongs to one routing thread (design T1, T2) and is neither `Send` nor locked.
 
+pub mod counters;
 mod filter_trie;
 pub mod message;
+pub mod route_cache;
 pub mod route_table;
 pub mod timer_wheel;
+pub mod worker;

@@ -111,13 +111,19 @@ impl RouteTable {
     ) -> bool {
         self.touch(filter);
         let live = &mut self.leaf(filter).live;
-        match live.iter_mut().find(|s| Rc::ptr_eq(&s.subscriber, subscriber)) {
+        match live
+            .iter_mut()
+            .find(|s| Rc::ptr_eq(&s.subscriber, subscriber))
+        {
             Some(known) => {
                 known.options = options;
                 false
             }
             None => {
-                live.push(Subscription { subscriber: subscriber.clone(), options });
+                live.push(Subscription {
+                    subscriber: subscriber.clone(),
+                    options,
+                });
                 true
             }
         }
@@ -127,7 +133,10 @@ impl RouteTable {
     pub fn unsubscribe(&mut self, filter: &str, subscriber: &Rc<dyn Subscriber>) -> bool {
         self.touch(filter);
         self.change(filter, |leaf| {
-            let at = leaf.live.iter().position(|s| Rc::ptr_eq(&s.subscriber, subscriber));
+            let at = leaf
+                .live
+                .iter()
+                .position(|s| Rc::ptr_eq(&s.subscriber, subscriber));
             at.map(|at| leaf.live.swap_remove(at)).is_some()
         })
     }
@@ -148,8 +157,11 @@ impl RouteTable {
     /// Whether a live subscriber other than those counted as gone still uses `filter`.
     #[must_use]
     pub fn has_live(&self, filter: &str) -> bool {
-        let leaf =
-            if is_wild(filter) { self.wild.get(filter) } else { self.exact.get(filter) };
+        let leaf = if is_wild(filter) {
+            self.wild.get(filter)
+        } else {
+            self.exact.get(filter)
+        };
         leaf.is_some_and(|l| !l.live.is_empty())
     }
 
@@ -160,7 +172,8 @@ impl RouteTable {
         if let Some(leaf) = self.exact.get(topic) {
             collect(leaf, &mut to);
         }
-        self.wild.for_each_match(topic, &mut |leaf| collect(leaf, &mut to));
+        self.wild
+            .for_each_match(topic, &mut |leaf| collect(leaf, &mut to));
         to.shards.sort_unstable();
         to.shards.dedup();
         to
@@ -170,9 +183,16 @@ impl RouteTable {
     #[must_use]
     pub fn still_valid(&self, topic: &str, generation: u64) -> bool {
         let behind = self.generation - generation;
-        let Ok(behind) = usize::try_from(behind) else { return false };
+        let Ok(behind) = usize::try_from(behind) else {
+            return false;
+        };
         behind <= self.recent.len()
-            && self.recent.iter().rev().take(behind).all(|f| !filter_matches(f, topic))
+            && self
+                .recent
+                .iter()
+                .rev()
+                .take(behind)
+                .all(|f| !filter_matches(f, topic))
     }
 
     fn leaf(&mut self, filter: &str) -> &mut Leaf {
@@ -191,7 +211,9 @@ impl RouteTable {
         if is_wild(filter) {
             return self.wild.change(filter, change, Leaf::is_empty);
         }
-        let Some(leaf) = self.exact.get_mut(filter) else { return R::default() };
+        let Some(leaf) = self.exact.get_mut(filter) else {
+            return R::default();
+        };
         let result = change(leaf);
         if leaf.is_empty() {
             self.exact.remove(filter);
@@ -216,8 +238,14 @@ fn collect(leaf: &Leaf, to: &mut Destinations) {
     to.shards.extend_from_slice(&leaf.shards);
     // The scan for repeats stays out of the way of a large leaf met first.
     let known = to.live.len();
-    for Subscription { subscriber, options: o } in &leaf.live {
-        let same = to.live[..known].iter_mut().find(|d| Rc::ptr_eq(&d.subscriber, subscriber));
+    for Subscription {
+        subscriber,
+        options: o,
+    } in &leaf.live
+    {
+        let same = to.live[..known]
+            .iter_mut()
+            .find(|d| Rc::ptr_eq(&d.subscriber, subscriber));
         let identifier = (o.identifier != 0).then_some(o.identifier);
         match same {
             Some(d) => {

@@ -13,16 +13,24 @@ pub trait Timed {
     fn on_time(self: Rc<Self>, now_s: u32) -> Option<u32>;
 }
 
+/// What is due in one slot: deadline and whose.
+type Slot = Vec<(u32, Weak<dyn Timed>)>;
+
 /// Deadlines by second.
 pub struct TimerWheel {
-    slots: RefCell<Vec<Vec<(u32, Weak<dyn Timed>)>>>,
+    slots: RefCell<Vec<Slot>>,
     now_s: Cell<u32>,
 }
 
 impl Default for TimerWheel {
     fn default() -> Self {
-        let slots = std::iter::repeat_with(Vec::new).take(SLOTS as usize).collect();
-        Self { slots: RefCell::new(slots), now_s: Cell::new(0) }
+        let slots = std::iter::repeat_with(Vec::new)
+            .take(SLOTS as usize)
+            .collect();
+        Self {
+            slots: RefCell::new(slots),
+            now_s: Cell::new(0),
+        }
     }
 }
 
@@ -79,7 +87,10 @@ mod tests {
     #[test]
     fn deadlines_come_once_and_in_time_also_behind_a_full_turn() {
         let wheel = TimerWheel::default();
-        let bell = Rc::new(Bell { rung: RefCell::default(), again: Cell::new(Some(9)) });
+        let bell = Rc::new(Bell {
+            rung: RefCell::default(),
+            again: Cell::new(Some(9)),
+        });
         let weak = Rc::downgrade(&bell);
         wheel.set(weak.clone(), 3);
         wheel.set(weak.clone(), 3 + SLOTS);

@@ -1,1 +1,18 @@
-//! Stub; see the issue tracker.
+//! The MQTT gateway: 3.1, 3.1.1 and 5.0 on one port. It terminates connections, keeps the state of
+//! transient sessions and routes live messages; everything durable belongs to `logd` (design §2, §6).
+
+mod ack_queue;
+mod client;
+mod connection;
+mod delivery;
+mod gateway;
+mod handshake;
+mod inbound;
+pub mod limits;
+mod out_buffer;
+mod outbound;
+mod properties;
+mod send_window;
+mod subscriptions;
+
+pub use gateway::Gateway;

@@ -1,0 +1,51 @@
+//! What a publisher's connection remembers of the last topics it published to (R7).
+
+use std::rc::Rc;
+
+use crate::route_table::{Destinations, RouteTable};
+
+/// Topics remembered by a connection.
+const ENTRIES: usize = 8;
+
+struct Entry {
+    topic: Box<str>,
+    generation: u64,
+    to: Rc<Destinations>,
+}
+
+/// The routes of up to eight topics, the most recently used first. Owns nothing before its first use.
+#[derive(Default)]
+pub struct RouteCache {
+    entries: Vec<Entry>,
+}
+
+// === impl RouteCache ===
+
+impl RouteCache {
+    /// Where `topic` goes. A route stays cached while no change touches its topic.
+    pub fn resolve(&mut self, table: &RouteTable, topic: &str) -> Rc<Destinations> {
+        let at = self.entries.iter().position(|e| *e.topic == *topic);
+        if let Some(at) = at {
+            if at > 0 {
+                self.entries.swap(0, at);
+            }
+            let entry = &mut self.entries[0];
+            if entry.generation != table.generation() {
+                if !table.still_valid(topic, entry.generation) {
+                    entry.to = Rc::new(table.resolve(topic));
+                }
+                entry.generation = table.generation();
+            }
+            return entry.to.clone();
+        }
+        let to = Rc::new(table.resolve(topic));
+        self.entries.truncate(ENTRIES - 1);
+        let entry = Entry {
+            topic: topic.into(),
+            generation: table.generation(),
+            to: to.clone(),
+        };
+        self.entries.insert(0, entry);
+        to
+    }
+}

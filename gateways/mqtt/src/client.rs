@@ -1,0 +1,215 @@
+//! The part of a connection that others reach: the routing thread's other connections, the timer
+//! wheel and the answers of `logd`. The socket itself belongs to [`crate::connection`].
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::task::{Context, Waker};
+
+use gateway_core::counters::add;
+use gateway_core::message::{LiveMessage, Subscriber};
+use gateway_core::timer_wheel::Timed;
+use gateway_core::worker::{SharedTable, Worker, now_ms};
+use mqtt_codec::{ReasonCode, Version};
+
+use crate::inbound::Inbound;
+use crate::out_buffer::OutBuffer;
+use crate::outbound::Outbound;
+
+/// Why a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Close {
+    /// The client said DISCONNECT; its will goes out only if it asked for that (0x04).
+    ByClient {
+        publish_will: bool,
+        expiry_s: Option<u32>,
+    },
+    /// The socket ended or failed.
+    Lost,
+    /// We end it, and say why to MQTT 5 clients.
+    ByServer(ReasonCode),
+}
+
+impl Close {
+    /// Whether the will is published (MQTT-3.1.2-8).
+    pub(crate) fn publishes_will(self) -> bool {
+        !matches!(
+            self,
+            Self::ByClient {
+                publish_will: false,
+                ..
+            }
+        )
+    }
+}
+
+/// The will of a transient session.
+pub(crate) struct Will {
+    pub(crate) topic: Box<str>,
+    pub(crate) qos: u8,
+    pub(crate) retain: bool,
+    pub(crate) expiry_s: Option<u32>,
+    pub(crate) head: Vec<u8>,
+    pub(crate) payload: Box<[u8]>,
+}
+
+/// What CONNECT settled for the length of the connection.
+pub(crate) struct Terms {
+    pub(crate) version: Version,
+    pub(crate) client_id: Rc<str>,
+    /// 0 = none.
+    pub(crate) keep_alive_s: u16,
+    /// Messages of QoS ≥ 1 in flight to the client.
+    pub(crate) window: u16,
+    /// Largest packet the client takes.
+    pub(crate) packet_bytes_max: u32,
+    /// CONNECT asked for a session that outlives the connection.
+    pub(crate) has_expiry: bool,
+    /// Published when the connection ends without DISCONNECT.
+    pub(crate) will: Option<Box<Will>>,
+}
+
+/// One connected client.
+pub(crate) struct Client {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) terms: Terms,
+    pub(crate) table: SharedTable,
+    /// Filters subscribed on the live path, to be taken back at the end.
+    pub(crate) filters: RefCell<Vec<Rc<str>>>,
+    pub(crate) out: RefCell<OutBuffer>,
+    pub(crate) inbound: RefCell<Option<Box<Inbound>>>,
+    pub(crate) outbound: RefCell<Option<Box<Outbound>>>,
+    close: Cell<Option<Close>>,
+    last_read_s: Cell<u32>,
+    /// In the wake list, or woken and not yet run.
+    queued: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+    this: Weak<Self>,
+}
+
+// === impl Client ===
+
+impl Client {
+    pub(crate) fn new(worker: Rc<Worker>, table: SharedTable, terms: Terms) -> Rc<Self> {
+        let client = Rc::new_cyclic(|this| Self {
+            last_read_s: Cell::new(worker.wheel.now_s()),
+            worker,
+            terms,
+            table,
+            filters: RefCell::default(),
+            out: RefCell::default(),
+            inbound: RefCell::default(),
+            outbound: RefCell::default(),
+            close: Cell::new(None),
+            queued: Cell::new(false),
+            waker: RefCell::new(None),
+            this: this.clone(),
+        });
+        if let Some(deadline) = client.keep_alive_deadline() {
+            let timed: Weak<Self> = client.this.clone();
+            client.worker.wheel.set(timed, deadline);
+        }
+        client
+    }
+
+    /// This client as others hold it.
+    pub(crate) fn this(&self) -> Rc<Self> {
+        self.this
+            .upgrade()
+            .expect("called on a client that lives in an Rc")
+    }
+
+    /// This client as a subscriber of the route table.
+    pub(crate) fn subscriber(&self) -> Rc<dyn Subscriber> {
+        self.this()
+    }
+
+    /// Ends the connection; the first reason stays.
+    pub(crate) fn close(&self, why: Close) {
+        if self.close.get().is_none() {
+            self.close.set(Some(why));
+            self.wake_task();
+        }
+    }
+
+    /// Why the connection ends, once it does.
+    pub(crate) fn closing(&self) -> Option<Close> {
+        self.close.get()
+    }
+
+    /// The task runs: what is queued from now on needs a new wake-up.
+    pub(crate) fn running(&self, cx: &Context<'_>) {
+        self.queued.set(false);
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    /// Marks the client as having something to send; true when it must be put on the wake list.
+    pub(crate) fn queue(&self) -> bool {
+        !self.queued.replace(true)
+    }
+
+    /// Has the task run.
+    pub(crate) fn wake_task(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Something came from the client.
+    pub(crate) fn heard(&self) {
+        self.last_read_s.set(self.worker.wheel.now_s());
+    }
+
+    /// One and a half times the keep-alive after the last packet (MQTT-3.1.2-22).
+    fn keep_alive_deadline(&self) -> Option<u32> {
+        let keep_alive = u32::from(self.terms.keep_alive_s);
+        // One second more: the wheel's clock is coarse and must not cut the client's time short.
+        (keep_alive > 0).then(|| self.last_read_s.get() + keep_alive + keep_alive / 2 + 1)
+    }
+
+    /// Takes back what the client subscribed on the live path.
+    pub(crate) fn leave_routes(&self) {
+        // The route cache holds subscribers, this one perhaps among them.
+        self.inbound.take();
+        let me = self.subscriber();
+        let mut table = self.table.borrow_mut();
+        for filter in self.filters.borrow_mut().drain(..) {
+            table.unsubscribe(&filter, &me);
+        }
+        add(&self.worker.counters.connections_closed, 1);
+    }
+
+    /// Publishes the will, if the connection ended so that it is due.
+    pub(crate) fn publish_will(&self, why: Close) {
+        let Some(will) = self.terms.will.as_ref().filter(|_| why.publishes_will()) else {
+            return;
+        };
+        let to = self.table.borrow().resolve(&will.topic);
+        let message = LiveMessage {
+            topic: &will.topic,
+            qos: will.qos,
+            retain: will.retain,
+            expiry_ms: will.expiry_s.map(|s| now_ms() + u64::from(s) * 1_000),
+            head: &will.head,
+            payload: &will.payload,
+        };
+        self.worker.deliver_live(&to, &message, None);
+        self.worker.end_batch();
+    }
+}
+
+impl Timed for Client {
+    fn on_time(self: Rc<Self>, now_s: u32) -> Option<u32> {
+        if self.closing().is_some() {
+            return None;
+        }
+        let deadline = self.keep_alive_deadline()?;
+        if deadline <= now_s {
+            self.close(Close::ByServer(ReasonCode::KEEP_ALIVE_TIMEOUT));
+            return None;
+        }
+        Some(deadline)
+    }
+}

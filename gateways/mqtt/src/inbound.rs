@@ -1,0 +1,247 @@
+//! What a client sends: publishes, and the answers to ours.
+
+use gateway_core::counters::add;
+use gateway_core::message::LiveMessage;
+use gateway_core::route_cache::RouteCache;
+use gateway_core::worker::now_ms;
+use mqtt_codec::{
+    DecodeError, Disconnect, Packet, PacketType, PropertyId, Publish, QoS, ReasonCode, Version,
+    encode,
+};
+
+use crate::ack_queue::{Ack, AckKind, AckQueue};
+use crate::client::{Client, Close};
+use crate::limits;
+use crate::properties;
+use crate::send_window::Stage;
+
+/// The incoming state of a connection; made at the first packet that needs it.
+#[derive(Default)]
+pub(crate) struct Inbound {
+    cache: RouteCache,
+    /// Topics by alias − 1.
+    aliases: Vec<Option<Box<str>>>,
+    /// Acknowledgements that wait for `logd`.
+    pub(crate) acks: AckQueue,
+    /// Packet ids of QoS 2 publishes that are not released, ascending.
+    open_ids: Vec<u16>,
+}
+
+// === impl Inbound ===
+
+impl Inbound {
+    /// The topic of `publish`, through its alias where it has one (MQTT 5 §3.3.2.3.4).
+    fn topic<'a>(
+        aliases: &'a mut Vec<Option<Box<str>>>,
+        publish: &Publish<'a>,
+    ) -> Result<&'a str, Close> {
+        const INVALID: Close = Close::ByServer(ReasonCode::TOPIC_ALIAS_INVALID);
+        if publish.properties.is_empty() {
+            return Ok(publish.topic);
+        }
+        let Some(alias) = publish.properties.number(PropertyId::TOPIC_ALIAS) else {
+            return Ok(publish.topic);
+        };
+        if alias == 0 || alias > u32::from(limits::TOPIC_ALIAS_MAX) {
+            return Err(INVALID);
+        }
+        let at = alias as usize - 1;
+        if publish.topic.is_empty() {
+            return aliases.get(at).and_then(|t| t.as_deref()).ok_or(INVALID);
+        }
+        if aliases.len() <= at {
+            aliases.resize(at + 1, None);
+        }
+        aliases[at] = Some(publish.topic.into());
+        Ok(publish.topic)
+    }
+}
+
+// === impl Client ===
+
+impl Client {
+    /// Handles one whole packet.
+    pub(crate) fn packet(&self, bytes: &[u8]) -> Result<(), Close> {
+        let packet = Packet::decode(bytes, self.terms.version).map_err(|e| self.broken(e))?;
+        match packet {
+            Packet::Publish(publish) => self.publish(&publish),
+            Packet::Puback(ack) => self.settle(ack.packet_id, Stage::AwaitPuback),
+            Packet::Pubrec(ack) => self.received(ack.packet_id, ack.reason),
+            Packet::Pubrel(ack) => self.release(ack.packet_id),
+            Packet::Pubcomp(ack) => self.settle(ack.packet_id, Stage::AwaitPubcomp),
+            Packet::Subscribe(subscribe) => self.subscribe(&subscribe),
+            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(&unsubscribe),
+            Packet::Pingreq => {
+                encode::pingresp(self.out.borrow_mut().writer(&self.worker));
+                Ok(())
+            }
+            Packet::Disconnect(disconnect) => Err(self.disconnect(&disconnect)),
+            // A second CONNECT (MQTT-3.1.0-2), AUTH without a method, or what only servers send.
+            Packet::Connect(_) | Packet::Auth(_) | Packet::FromServer(_) => {
+                Err(Close::ByServer(ReasonCode::PROTOCOL_ERROR))
+            }
+        }
+    }
+
+    /// A packet that breaks the rules ends its connection.
+    pub(crate) fn broken(&self, error: DecodeError) -> Close {
+        tracing::debug!(client_id = %self.terms.client_id, %error, "broken packet");
+        add(&self.worker.counters.protocol_errors, 1);
+        Close::ByServer(error.reason())
+    }
+
+    /// Whether packets must wait, because a window towards `logd` is used up or a subscription is
+    /// under way (T3). What is owed to others goes on.
+    pub(crate) fn must_wait(&self) -> bool {
+        false
+    }
+
+    fn publish(&self, publish: &Publish<'_>) -> Result<(), Close> {
+        let counters = &self.worker.counters;
+        let (counter, kind) = match publish.qos {
+            QoS::AtMostOnce => (&counters.received_qos0, None),
+            QoS::AtLeastOnce => (&counters.received_qos1, Some(AckKind::Puback)),
+            QoS::ExactlyOnce => (&counters.received_qos2, Some(AckKind::Pubrec)),
+        };
+        add(counter, 1);
+        let mut inbound = self.inbound.borrow_mut();
+        let Inbound {
+            cache,
+            aliases,
+            acks,
+            open_ids,
+        } = &mut **inbound.get_or_insert_default();
+        if publish.qos == QoS::ExactlyOnce {
+            match open_ids.binary_search(&publish.packet_id) {
+                // A repeat (MQTT-4.3.3-10); its PUBREC may be on the way already.
+                Ok(_) if acks.holds(AckKind::Pubrec, publish.packet_id) => return Ok(()),
+                Ok(_) => {
+                    self.write_ack(PacketType::Pubrec, publish.packet_id, ReasonCode::SUCCESS);
+                    return Ok(());
+                }
+                Err(_) if open_ids.len() >= usize::from(limits::INFLIGHT_IN_MAX) => {
+                    return Err(Close::ByServer(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED));
+                }
+                Err(at) => open_ids.insert(at, publish.packet_id),
+            }
+        }
+        let topic = Inbound::topic(aliases, publish)?;
+        let to = cache.resolve(&self.table.borrow(), topic);
+        let mut head = self.worker.scratch();
+        properties::to_head(&publish.properties, &mut head);
+        let expiry_s = properties::expiry_s(&publish.properties);
+        let message = LiveMessage {
+            topic,
+            qos: publish.qos as u8,
+            retain: publish.retain,
+            expiry_ms: expiry_s.map(|s| now_ms() + u64::from(s) * 1_000),
+            head: &head,
+            payload: publish.payload,
+        };
+        if let Some(kind) = kind {
+            let none = to.is_empty();
+            let reason = if none {
+                ReasonCode::NO_MATCHING_SUBSCRIBERS
+            } else {
+                ReasonCode::SUCCESS
+            };
+            let ack = Ack {
+                kind,
+                packet_id: publish.packet_id,
+                reason: reason.0,
+            };
+            if acks.is_empty() {
+                self.write_ack(kind.packet_type(), publish.packet_id, reason);
+            } else {
+                acks.push(ack, 0);
+            }
+        }
+        if !to.live.is_empty() {
+            self.worker
+                .deliver_live(&to, &message, Some(&self.subscriber()));
+        }
+        Ok(())
+    }
+
+    /// Appends an acknowledgement to what goes out.
+    pub(crate) fn write_ack(&self, packet_type: PacketType, packet_id: u16, reason: ReasonCode) {
+        let mut out = self.out.borrow_mut();
+        let out = out.writer(&self.worker);
+        encode::acknowledgement(out, self.terms.version, packet_type, packet_id, reason);
+    }
+
+    /// PUBREL: the packet id is free again (MQTT-4.3.3-11).
+    fn release(&self, packet_id: u16) -> Result<(), Close> {
+        let mut inbound = self.inbound.borrow_mut();
+        let known = inbound.as_mut().is_some_and(|inbound| {
+            let at = inbound.open_ids.binary_search(&packet_id);
+            at.map(|at| inbound.open_ids.remove(at)).is_ok()
+        });
+        let reason = if known {
+            ReasonCode::SUCCESS
+        } else {
+            ReasonCode::PACKET_IDENTIFIER_NOT_FOUND
+        };
+        self.write_ack(PacketType::Pubcomp, packet_id, reason);
+        Ok(())
+    }
+
+    /// PUBACK or PUBCOMP: the message that waited for it is settled.
+    fn settle(&self, packet_id: u16, waited: Stage) -> Result<(), Close> {
+        let mut outbound = self.outbound.borrow_mut();
+        let Some(outbound) = outbound.as_deref_mut() else {
+            return Ok(());
+        };
+        match outbound.window.find(packet_id) {
+            Some((_, stage)) if stage == waited => {
+                outbound.window.set(packet_id, Stage::Settled);
+                self.refill(outbound);
+                Ok(())
+            }
+            // An answer to what was settled long ago, or the wrong answer.
+            None => Ok(()),
+            Some(_) => Err(Close::ByServer(ReasonCode::PROTOCOL_ERROR)),
+        }
+    }
+
+    /// PUBREC: PUBREL is next; a refusal settles (MQTT-4.3.3-4).
+    fn received(&self, packet_id: u16, reason: ReasonCode) -> Result<(), Close> {
+        let mut outbound = self.outbound.borrow_mut();
+        let found = outbound
+            .as_deref_mut()
+            .and_then(|o| o.window.find(packet_id).map(|(_, stage)| (o, stage)));
+        let answer = match found {
+            Some((outbound, Stage::AwaitPubrec)) if reason.is_failure() => {
+                outbound.window.set(packet_id, Stage::Settled);
+                self.refill(outbound);
+                return Ok(());
+            }
+            Some((outbound, Stage::AwaitPubrec)) => {
+                outbound.window.set(packet_id, Stage::AwaitPubcomp);
+                ReasonCode::SUCCESS
+            }
+            Some((_, Stage::AwaitPubcomp)) => ReasonCode::SUCCESS,
+            Some(_) => return Err(Close::ByServer(ReasonCode::PROTOCOL_ERROR)),
+            None if reason.is_failure() => return Ok(()),
+            None => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
+        };
+        self.write_ack(PacketType::Pubrel, packet_id, answer);
+        Ok(())
+    }
+
+    fn disconnect(&self, disconnect: &Disconnect<'_>) -> Close {
+        let expiry_s = disconnect.session_expiry_s();
+        if expiry_s.is_some_and(|s| s > 0) && !self.terms.has_expiry {
+            return Close::ByServer(ReasonCode::PROTOCOL_ERROR); // MQTT-3.1.2-23, §3.14.2.2.2
+        }
+        Close::ByClient {
+            publish_will: disconnect.reason != ReasonCode::SUCCESS,
+            expiry_s,
+        }
+    }
+
+    /// Whether MQTT 5 is spoken.
+    pub(crate) fn is_v5(&self) -> bool {
+        self.terms.version == Version::V5
+    }
+}
