@@ -1,0 +1,32 @@
+# What a person types. `make run` and `make test` do all the set-up on a machine with Rust.
+CARGO ?= cargo
+ARGS ?=
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: run build test lint fmt bench tools
+
+run: build
+	exec $(TARGET)/release/fluxmq $(ARGS)
+
+build: tools
+	@[ -x $(TARGET)/release/fluxmq ] || echo "building release binaries; the first time takes about two minutes on two cores"
+	$(CARGO) build --release -p fluxmq
+
+tools:
+	@missing=""; for tool in $(CARGO) cc cmake; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	if [ -n "$$missing" ]; then \
+	  echo "missing:$$missing; install with: apt-get install -y gcc cmake, and Rust from rustup (https://rustup.rs)"; exit 1; fi
+
+test: tools lint
+	$(CARGO) test --workspace --all-targets
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+fmt:
+	$(CARGO) fmt --all
+
+bench: build
+	$(CARGO) build --release -p fluxmq-bench -p floor
+	benches/live_rows.sh
