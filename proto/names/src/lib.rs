@@ -1,1 +1,12 @@
-//! Stub; see the issue tracker.
+//! Names, ids, error codes and placement: what every tier agrees on. No dependencies.
+
+mod error_code;
+mod ids;
+mod placement;
+mod topics;
+mod xxh3;
+
+pub use error_code::{ErrorCode, Remedy};
+pub use ids::{GatewayEpoch, Position, SessionId, ShardId};
+pub use placement::{Kind, place};
+pub use topics::{NameError, filter_matches, validate_client_id, validate_filter, validate_topic};
