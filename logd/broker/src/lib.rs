@@ -1,1 +1,37 @@
-//! Stub; see the issue tracker.
+//! The replicated state machine of a shard: MQTT sessions, inboxes, retained messages, wills, producers.
+//!
+//! Pure and deterministic (design S6): [`Broker::apply`] depends on the entry and the state alone; no
+//! clock, randomness, I/O, floats or hash order. It holds positions, never payloads. How sessions work
+//! is told in `docs/internals/sessions.md`, what an entry holds in `docs/internals/commands.md`.
+
+mod broker;
+mod buckets;
+pub mod command;
+mod connect;
+mod effect;
+mod entry;
+mod filter_index;
+mod inbox;
+mod index;
+pub mod limits;
+mod order;
+mod outcome;
+mod producer;
+mod publish;
+mod reads;
+mod session;
+mod settle;
+mod space;
+mod state;
+mod subscribe;
+mod timers;
+mod wire;
+
+pub use broker::{Applied, ApplyError, Broker, Snapshot};
+pub use effect::Effect;
+pub use entry::{EntryBuilder, EntryView, FEATURE_LEVEL};
+pub use order::{DeliveryCursor, Owed};
+pub use outcome::{Connected, Outcome};
+pub use session::{Session, StoredWill, Subscription};
+pub use state::{OwedWill, Retained};
+pub use wire::WireError;

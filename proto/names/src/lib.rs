@@ -9,4 +9,7 @@ mod xxh3;
 pub use error_code::{ErrorCode, Remedy};
 pub use ids::{GatewayEpoch, Position, SessionId, ShardId};
 pub use placement::{Kind, place};
-pub use topics::{NameError, filter_matches, validate_client_id, validate_filter, validate_topic};
+pub use topics::{
+    NameError, TOPIC_BYTES_MAX, filter_matches, validate_client_id, validate_filter, validate_topic,
+};
+pub use xxh3::xxh3_64 as hash64;

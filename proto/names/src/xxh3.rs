@@ -56,8 +56,8 @@ fn avalanche_xxh64(mut h: u64) -> u64 {
     h ^ (h >> 32)
 }
 
-/// The hash of `input`.
-pub(crate) fn xxh3_64(input: &[u8]) -> u64 {
+/// XXH3-64 of `input`, seed 0.
+pub fn xxh3_64(input: &[u8]) -> u64 {
     match input.len() {
         0 => avalanche_xxh64(u64_at(&SECRET, 56) ^ u64_at(&SECRET, 64)),
         1..=3 => short(input),

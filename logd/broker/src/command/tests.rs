@@ -1,0 +1,148 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn samples() -> Vec<Command<'static>> {
+    let publish = Publish {
+        qos: 1,
+        vhost: "/",
+        topic: "a/b",
+        ..Publish::default()
+    };
+    let full = Publish {
+        qos: 2,
+        retain: true,
+        store: true,
+        empty: true,
+        expiry_ms: Some(9),
+        key: Some(Key {
+            shard: 1,
+            id: 2,
+            n: 3,
+        }),
+        lowest_open: Some(4),
+        publisher: Some((5, 6)),
+        ..publish
+    };
+    let connect = Connect {
+        vhost: "/",
+        client_id: "c",
+        clean_start: true,
+        expiry_s: NEVER,
+        window: 100,
+        token: 7,
+        will: None,
+    };
+    let will = Will {
+        qos: 2,
+        retain: true,
+        delay_s: 1,
+        expiry_s: 2,
+        topic: "w",
+    };
+    let (session, epoch) = (8, 9);
+    vec![
+        Command::Batch(Batch {
+            gateway_epoch: 1,
+            stream: 2,
+            first_sequence: 3,
+            count: 4,
+            crc: 5,
+            confirmed_upto: 6,
+        }),
+        Command::Tick,
+        Command::Publish(publish),
+        Command::Publish(full),
+        Command::GatewayRegister {
+            name: "g",
+            address: "h",
+        },
+        Command::GatewayEnded { epoch: 3 },
+        Command::EndGatewaysBefore { epoch: 3 },
+        Command::OwedDone { id: 5 },
+        Command::Connect(connect),
+        Command::Connect(Connect {
+            clean_start: false,
+            will: Some(will),
+            ..connect
+        }),
+        Command::Disconnect {
+            session,
+            epoch,
+            publish_will: true,
+            expiry_s: Some(4),
+            sent_upto: 1,
+        },
+        Command::Subscribe {
+            session,
+            epoch,
+            filters: vec![Wanted {
+                options: 0x2E,
+                identifier: 7,
+                filter: "a/#",
+            }],
+        },
+        Command::Unsubscribe {
+            session,
+            epoch,
+            filters: vec!["a", "b/+"],
+        },
+        Command::Settle {
+            session,
+            epoch,
+            sent_upto: 9,
+            ranges: vec![Settled {
+                first: 1,
+                count: 2,
+                received: true,
+            }],
+        },
+        Command::Qos2Open {
+            session,
+            epoch,
+            packet_id: 5,
+        },
+        Command::Qos2Close {
+            session,
+            epoch,
+            packet_id: 5,
+        },
+        Command::SentUpto {
+            session,
+            epoch,
+            number: 4,
+        },
+        Command::Trim { session, number: 4 },
+        Command::Drop {
+            session,
+            ranges: vec![(1, 2)],
+        },
+    ]
+}
+
+#[test]
+fn commands_come_back_and_cut_ones_are_refused() {
+    for command in samples() {
+        let mut bytes = Vec::new();
+        command.encode(b"body", &mut bytes);
+        assert_eq!(decode(&bytes), Ok((command.clone(), &b"body"[..])));
+        for cut in 0..bytes.len() - 4 {
+            assert!(decode(&bytes[..cut]).is_err(), "{command:?} cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn an_unknown_operation_is_an_error() {
+    assert!(decode(&[99, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).is_err());
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(op in 0u16..400, bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+        let mut slot = op.to_le_bytes().to_vec();
+        slot.extend_from_slice(&(bytes.len() as u16 / 2).to_le_bytes());
+        slot.extend_from_slice(&bytes);
+        let _ = decode(&slot);
+    }
+}

@@ -1,0 +1,145 @@
+//! Which inboxes a topic goes to: a trie over the levels of the filters of one shard.
+
+use std::collections::BTreeMap;
+
+#[derive(Clone, Debug, Default)]
+struct Node {
+    children: BTreeMap<Box<str>, Node>,
+    /// The inbox of the filter that ends here.
+    here: Option<u64>,
+    /// The inbox of the filter that ends with `#` below.
+    rest: Option<u64>,
+}
+
+/// Filters by vhost. Derived from the inboxes: not part of a snapshot.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FilterIndex {
+    vhosts: BTreeMap<Box<str>, Node>,
+}
+
+// === impl FilterIndex ===
+
+impl FilterIndex {
+    pub(crate) fn get(&self, vhost: &str, filter: &str) -> Option<u64> {
+        let mut node = self.vhosts.get(vhost)?;
+        for level in filter.split('/') {
+            if level == "#" {
+                return node.rest;
+            }
+            node = node.children.get(level)?;
+        }
+        node.here
+    }
+
+    pub(crate) fn insert(&mut self, vhost: &str, filter: &str, inbox: u64) {
+        let mut node = self.vhosts.entry(vhost.into()).or_default();
+        for level in filter.split('/') {
+            if level == "#" {
+                node.rest = Some(inbox);
+                return;
+            }
+            node = node.children.entry(level.into()).or_default();
+        }
+        node.here = Some(inbox);
+    }
+
+    /// Removes a filter and the nodes that nothing else needs.
+    pub(crate) fn remove(&mut self, vhost: &str, filter: &str) {
+        if let Some(node) = self.vhosts.get_mut(vhost) {
+            remove(node, filter.split('/'));
+            if node.is_empty() {
+                self.vhosts.remove(vhost);
+            }
+        }
+    }
+
+    /// The inboxes whose filters match, ascending.
+    pub(crate) fn matching(&self, vhost: &str, topic: &str, found: &mut Vec<u64>) {
+        found.clear();
+        if let Some(node) = self.vhosts.get(vhost) {
+            walk(node, Some(topic), topic.starts_with('$'), found);
+            found.sort_unstable();
+        }
+    }
+}
+
+// === impl Node ===
+
+impl Node {
+    fn is_empty(&self) -> bool {
+        self.children.is_empty() && self.here.is_none() && self.rest.is_none()
+    }
+}
+
+fn remove<'a>(node: &mut Node, mut levels: impl Iterator<Item = &'a str>) {
+    match levels.next() {
+        None => node.here = None,
+        Some("#") => node.rest = None,
+        Some(level) => {
+            if let Some(child) = node.children.get_mut(level) {
+                remove(child, levels);
+                if child.is_empty() {
+                    node.children.remove(level);
+                }
+            }
+        }
+    }
+}
+
+/// `rest` is what is left of the topic, None behind its last level.
+fn walk(node: &Node, rest: Option<&str>, system: bool, found: &mut Vec<u64>) {
+    if !system {
+        found.extend(node.rest);
+    }
+    let Some(rest) = rest else {
+        found.extend(node.here);
+        return;
+    };
+    let (level, rest) = rest
+        .split_once('/')
+        .map_or((rest, None), |(l, r)| (l, Some(r)));
+    if let (Some(child), false) = (node.children.get("+"), system) {
+        walk(child, rest, false, found);
+    }
+    // Topics hold no wildcards, but a level that reads "+" must not find the child of the wildcard.
+    if level != "+"
+        && let Some(child) = node.children.get(level)
+    {
+        walk(child, rest, false, found);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_matches_as_the_rules_say() {
+        let filters = [
+            "a", "a/#", "a/+", "+", "#", "+/b", "$SYS/#", "a/+/c", "/", "+/+/#", "a//c",
+        ];
+        let mut index = FilterIndex::default();
+        for (n, filter) in filters.iter().enumerate() {
+            index.insert("/", filter, n as u64);
+        }
+        let mut found = Vec::new();
+        for topic in [
+            "a", "a/b", "a/b/c", "/", "$SYS/x", "$SYS", "b", "a//c", "x/b",
+        ] {
+            index.matching("/", topic, &mut found);
+            let want: Vec<_> = (0..filters.len())
+                .filter(|n| fluxmq_names::filter_matches(filters[*n], topic))
+                .map(|n| n as u64)
+                .collect();
+            assert_eq!(found, want, "{topic}");
+            index.matching("other", topic, &mut found);
+            assert!(found.is_empty());
+        }
+        for (n, filter) in filters.iter().enumerate() {
+            assert_eq!(index.get("/", filter), Some(n as u64));
+            index.remove("/", filter);
+            assert_eq!(index.get("/", filter), None);
+        }
+        assert!(index.vhosts.is_empty());
+    }
+}

@@ -1,0 +1,117 @@
+//! What follows from the state and makes it quick to use: rebuilt after a snapshot is read, never saved.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::filter_index::FilterIndex;
+use crate::inbox::Inbox;
+use crate::session::Session;
+use crate::space::Live;
+use crate::state::State;
+
+/// Something with a time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Due {
+    /// The session ends.
+    End(u64),
+    /// Its will is published.
+    Will(u64),
+    /// A retained message expires: vhost and topic.
+    Retained(Box<str>, Box<str>),
+}
+
+/// Derived from [`State`].
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Index {
+    /// Session by vhost and client id.
+    pub(crate) clients: BTreeMap<(Box<str>, Box<str>), u64>,
+    /// Attached sessions by gateway epoch.
+    pub(crate) attached: BTreeSet<(u64, u64)>,
+    pub(crate) filters: FilterIndex,
+    pub(crate) due: BTreeSet<(u64, Due)>,
+    pub(crate) live: Live,
+    /// Sessions whose cursor can move on.
+    pub(crate) advancing: BTreeSet<u64>,
+}
+
+// === impl Index ===
+
+impl Index {
+    /// Builds the index of `state` and completes its inboxes.
+    pub(crate) fn build(state: &mut State) -> Self {
+        let mut index = Self::default();
+        let mut places = Vec::new();
+        for (id, session) in state.sessions.iter() {
+            index.add_session(id, session);
+            for interval in session.intervals.values() {
+                places.push((interval.inbox, interval.at, interval.to == u64::MAX));
+            }
+            session
+                .will
+                .iter()
+                .for_each(|w| index.live.add(w.position, 1));
+            if session
+                .settled
+                .first_key_value()
+                .is_some_and(|(f, _)| *f <= session.cursor)
+            {
+                index.advancing.insert(id);
+            }
+        }
+        for (inbox, place, open) in places {
+            if let Some(inbox) = state.inboxes.get_mut(inbox) {
+                inbox.mark(place);
+                inbox.open += u32::from(open);
+            }
+        }
+        for (id, inbox) in state.inboxes.iter() {
+            if inbox.open > 0 {
+                index.filters.insert(&inbox.vhost, &inbox.filter, id);
+            }
+            index.add_messages(inbox);
+        }
+        state.discarded.iter().for_each(|i| index.add_messages(i));
+        for ((vhost, topic), retained) in &state.retained {
+            index.live.add(retained.position, 1);
+            if let Some(ms) = retained.expiry_ms {
+                index
+                    .due
+                    .insert((ms, Due::Retained(vhost.clone(), topic.clone())));
+            }
+        }
+        state
+            .owed
+            .values()
+            .for_each(|o| index.live.add(o.will.position, 1));
+        index
+    }
+
+    fn add_messages(&mut self, inbox: &Inbox) {
+        inbox.positions().for_each(|p| self.live.add(p, 1));
+    }
+
+    /// Enters what is looked up of a session.
+    pub(crate) fn add_session(&mut self, id: u64, session: &Session) {
+        self.clients
+            .insert((session.vhost.clone(), session.client_id.clone()), id);
+        if let Some((gateway, _)) = session.owner {
+            self.attached.insert((gateway, id));
+        }
+        if session.ends_ms > 0 {
+            self.due.insert((session.ends_ms, Due::End(id)));
+        }
+        if session.will_ms > 0 {
+            self.due.insert((session.will_ms, Due::Will(id)));
+        }
+    }
+
+    /// Takes it out again; the session is as it was when it was entered.
+    pub(crate) fn remove_session(&mut self, id: u64, session: &Session) {
+        self.clients
+            .remove(&(session.vhost.clone(), session.client_id.clone()));
+        if let Some((gateway, _)) = session.owner {
+            self.attached.remove(&(gateway, id));
+        }
+        self.due.remove(&(session.ends_ms, Due::End(id)));
+        self.due.remove(&(session.will_ms, Due::Will(id)));
+    }
+}

@@ -1,0 +1,204 @@
+//! What a command led to; recorded for its producer and sent back to it.
+
+use fluxmq_names::ErrorCode;
+
+use crate::wire::{Reader, WireError, Write};
+
+/// The outcome of CONNECT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connected {
+    /// The session.
+    pub session: u64,
+    /// Fences everything the earlier owner may still say (G1).
+    pub epoch: u64,
+    /// There was a session to go on with.
+    pub present: bool,
+    /// What was sent on earlier connections: numbers below are marked as repeats.
+    pub sent_upto: u64,
+    /// Gateway epoch and token of the connection that lost the session; 0 = it was detached.
+    pub previous: (u64, u64),
+}
+
+/// What a command led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was done.
+    Done,
+    /// Published to so many inboxes.
+    Published {
+        /// Inboxes that took it, plus one when it was retained.
+        matched: u32,
+    },
+    /// The session.
+    Connected(Connected),
+    /// Granted QoS or reason code of each filter, and whether it is new to the session.
+    Subscribed(Vec<(u8, bool)>),
+    /// Reason code of each filter.
+    Unsubscribed(Vec<u8>),
+    /// The publish number of the packet id, and whether it is a new one.
+    Opened {
+        /// Publish number.
+        number: u64,
+        /// False for a repeat.
+        fresh: bool,
+    },
+    /// The epoch of the gateway.
+    Gateway {
+        /// Position of its registration.
+        epoch: u64,
+    },
+    /// It was refused; nothing changed.
+    Error {
+        /// Why.
+        code: ErrorCode,
+        /// Depends on the code.
+        detail: u64,
+    },
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// A refusal.
+    #[must_use]
+    pub fn refused(code: ErrorCode) -> Self {
+        Self::Error { code, detail: 0 }
+    }
+
+    /// Appends the outcome to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Done => out.put_u8(0),
+            Self::Published { matched } => {
+                out.put_u8(1);
+                out.put_u32(*matched);
+            }
+            Self::Connected(c) => {
+                out.put_u8(2);
+                out.put_u64(c.session);
+                out.put_u64(c.epoch);
+                out.put_u8(c.present.into());
+                out.put_u64(c.sent_upto);
+                out.put_u64(c.previous.0);
+                out.put_u64(c.previous.1);
+            }
+            Self::Subscribed(codes) => {
+                out.put_u8(3);
+                out.put_u16(codes.len() as u16);
+                codes.iter().for_each(|(code, _)| out.put_u8(*code));
+                codes
+                    .iter()
+                    .for_each(|(_, fresh)| out.put_u8((*fresh).into()));
+            }
+            Self::Unsubscribed(codes) => {
+                out.put_u8(4);
+                out.put_u16(codes.len() as u16);
+                out.extend_from_slice(codes);
+            }
+            Self::Opened { number, fresh } => {
+                out.put_u8(5);
+                out.put_u64(*number);
+                out.put_u8((*fresh).into());
+            }
+            Self::Gateway { epoch } => {
+                out.put_u8(6);
+                out.put_u64(*epoch);
+            }
+            Self::Error { code, detail } => {
+                out.put_u8(255);
+                out.put_u16(code.number());
+                out.put_u64(*detail);
+            }
+        }
+    }
+
+    /// Reads what [`Self::encode`] wrote.
+    ///
+    /// # Errors
+    /// Bytes that are no outcome.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        let mut r = Reader(bytes);
+        let outcome = Self::read(&mut r)?;
+        r.end()?;
+        Ok(outcome)
+    }
+
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, WireError> {
+        Ok(match r.u8()? {
+            0 => Self::Done,
+            1 => Self::Published { matched: r.u32()? },
+            2 => Self::Connected(Connected {
+                session: r.u64()?,
+                epoch: r.u64()?,
+                present: r.u8()? != 0,
+                sent_upto: r.u64()?,
+                previous: (r.u64()?, r.u64()?),
+            }),
+            3 => {
+                let n = r.u16()?;
+                let codes = r.take(n.into())?;
+                let fresh = r.take(n.into())?;
+                Self::Subscribed(
+                    codes
+                        .iter()
+                        .zip(fresh)
+                        .map(|(c, f)| (*c, *f != 0))
+                        .collect(),
+                )
+            }
+            4 => {
+                let n = r.u16()?;
+                Self::Unsubscribed(r.take(n.into())?.to_vec())
+            }
+            5 => Self::Opened {
+                number: r.u64()?,
+                fresh: r.u8()? != 0,
+            },
+            6 => Self::Gateway { epoch: r.u64()? },
+            255 => Self::Error {
+                code: ErrorCode::from_number(r.u16()?).ok_or(WireError("unknown error code"))?,
+                detail: r.u64()?,
+            },
+            _ => return Err(WireError("unknown outcome")),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_come_back() {
+        let connected = Connected {
+            session: 1,
+            epoch: 2,
+            present: true,
+            sent_upto: 3,
+            previous: (4, 5),
+        };
+        for outcome in [
+            Outcome::Done,
+            Outcome::Published { matched: 3 },
+            Outcome::Connected(connected),
+            Outcome::Subscribed(vec![(1, true), (0x97, false)]),
+            Outcome::Unsubscribed(vec![0, 0x11]),
+            Outcome::Opened {
+                number: 9,
+                fresh: true,
+            },
+            Outcome::Gateway { epoch: 8 },
+            Outcome::Error {
+                code: ErrorCode::OutOfSequence,
+                detail: 7,
+            },
+        ] {
+            let mut bytes = Vec::new();
+            outcome.encode(&mut bytes);
+            assert_eq!(Outcome::decode(&bytes), Ok(outcome.clone()));
+            for cut in 0..bytes.len() {
+                assert!(Outcome::decode(&bytes[..cut]).is_err());
+            }
+        }
+    }
+}

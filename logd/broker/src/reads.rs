@@ -1,0 +1,144 @@
+//! What the leader reads of the state.
+
+use std::ops::RangeInclusive;
+
+use fluxmq_names::filter_matches;
+
+use crate::broker::Broker;
+use crate::order::{DeliveryCursor, Owed};
+use crate::session::Session;
+use crate::state::{OwedWill, Retained};
+
+// === impl Broker ===
+
+impl Broker {
+    /// A session.
+    #[must_use]
+    pub fn session(&self, id: u64) -> Option<&Session> {
+        self.state.sessions.get(id)
+    }
+
+    /// The session of a client.
+    #[must_use]
+    pub fn session_of(&self, vhost: &str, client_id: &str) -> Option<u64> {
+        self.index
+            .clients
+            .get(&(vhost.into(), client_id.into()))
+            .copied()
+    }
+
+    /// Sessions of the shard.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.state.sessions.len()
+    }
+
+    /// The inboxes a session has intervals over.
+    pub fn inboxes_of(&self, id: u64) -> impl Iterator<Item = u64> {
+        let intervals = self.state.sessions.get(id).map(|s| s.intervals.values());
+        intervals.into_iter().flatten().map(|i| i.inbox)
+    }
+
+    /// Appends up to `max` messages the session is owed next and has not settled; moves `cursor` on.
+    /// Looks at no more than `max` + 1,000 messages.
+    pub fn owed_from(&self, id: u64, cursor: &mut DeliveryCursor, max: usize, out: &mut Vec<Owed>) {
+        let Some(session) = self.state.sessions.get(id) else {
+            return;
+        };
+        cursor.catch_up(session);
+        let mut found = 0;
+        for _ in 0..max + 1_000 {
+            if found == max {
+                return;
+            }
+            let Some(owed) = cursor.next(session, &self.state.inboxes) else {
+                return;
+            };
+            if !session.is_settled(owed.number) {
+                found += 1;
+                out.push(owed);
+            }
+        }
+    }
+
+    /// Filters of persistent sessions with granted QoS ≥ 1 (R1).
+    pub fn filters(&self) -> impl Iterator<Item = (&str, &str)> {
+        let open = self.state.inboxes.iter().filter(|(_, i)| i.open > 0);
+        open.map(|(_, i)| (&*i.vhost, &*i.filter))
+    }
+
+    /// Up to `max` retained messages whose topics match and come behind `after`, by topic.
+    #[must_use]
+    pub fn retained_matching(
+        &self,
+        vhost: &str,
+        filter: &str,
+        after: &str,
+        max: usize,
+    ) -> Vec<(&str, Retained)> {
+        let now_ms = self.state.now_ms;
+        let prefix = filter.find(['+', '#']).map_or(filter, |at| &filter[..at]);
+        // "a/#" matches "a" as well, which sorts before "a/".
+        let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+        let first: (Box<str>, Box<str>) = (vhost.into(), prefix.max(after).into());
+        self.state
+            .retained
+            .range(first..)
+            .take_while(|((v, topic), _)| &**v == vhost && topic.starts_with(prefix))
+            .filter(|((_, topic), r)| {
+                &**topic > after
+                    && r.expiry_ms.is_none_or(|ms| ms > now_ms)
+                    && filter_matches(filter, topic)
+            })
+            .map(|((_, topic), r)| (&**topic, *r))
+            .take(max)
+            .collect()
+    }
+
+    /// Retained messages of the shard.
+    #[must_use]
+    pub fn retained(&self) -> usize {
+        self.state.retained.len()
+    }
+
+    /// Wills that are to be published, by id.
+    pub fn owed_wills(&self) -> impl Iterator<Item = (u64, &OwedWill)> {
+        self.state.owed.iter().map(|(id, owed)| (*id, owed))
+    }
+
+    /// When the next TICK is due, Unix ms; now when work was cut off.
+    #[must_use]
+    pub fn next_due(&self) -> Option<u64> {
+        let unfinished = !self.state.discarded.is_empty() || !self.index.advancing.is_empty();
+        if unfinished {
+            return Some(self.state.now_ms);
+        }
+        self.index.due.first().map(|(ms, _)| *ms)
+    }
+
+    /// Whether anything in the state refers to one of these entries: their segment must stay (S9).
+    #[must_use]
+    pub fn is_live(&self, entries: RangeInclusive<u64>) -> bool {
+        self.index.live.any(entries)
+    }
+
+    /// References to messages in all.
+    #[must_use]
+    pub fn live_references(&self) -> u64 {
+        self.index.live.total()
+    }
+
+    /// Whether a gateway epoch has ended here.
+    #[must_use]
+    pub fn gateway_has_ended(&self, epoch: u64) -> bool {
+        self.state.has_ended(epoch)
+    }
+
+    /// Registered gateways (meta): name, epoch, address.
+    pub fn gateways(&self) -> impl Iterator<Item = (&str, u64, &str)> {
+        self.state
+            .gateways
+            .iter()
+            .map(|(name, (epoch, address))| (&**name, *epoch, &**address))
+    }
+}

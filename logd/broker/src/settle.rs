@@ -1,0 +1,176 @@
+//! What a session settled: its cursor moves on, and inboxes are trimmed behind it (Q0, S9, G3).
+
+use fluxmq_names::ErrorCode;
+
+use crate::broker::Broker;
+use crate::command::Settled;
+use crate::effect::Effect;
+use crate::limits::{INFLIGHT_IN_MAX, STEPS_MAX};
+use crate::order::DeliveryCursor;
+use crate::outcome::Outcome;
+
+// === impl Broker ===
+
+impl Broker {
+    pub(crate) fn settle(&mut self, id: u64, ranges: &[Settled]) -> Outcome {
+        let Some(session) = self.state.sessions.get_mut(id) else {
+            return Outcome::refused(ErrorCode::NotFound);
+        };
+        for range in ranges {
+            // What was never sent cannot be settled: a message that comes later has that number.
+            let end = range
+                .first
+                .saturating_add(range.count.into())
+                .min(session.sent_upto);
+            if range.received {
+                let first = range.first.max(session.cursor);
+                let fresh: Vec<_> = (first..end).filter(|n| !session.is_settled(*n)).collect();
+                session.received.extend(fresh);
+            } else {
+                session.settle(range.first, end);
+            }
+        }
+        self.advance(id);
+        Outcome::Done
+    }
+
+    pub(crate) fn drop_numbers(&mut self, id: u64, ranges: &[(u64, u32)]) {
+        let Some(session) = self.state.sessions.get_mut(id) else {
+            return;
+        };
+        for (first, count) in ranges {
+            session.settle(*first, first.saturating_add((*count).into()));
+        }
+        self.advance(id);
+    }
+
+    /// Settles everything below `number` but the first window of unsettled numbers (R8, G3).
+    pub(crate) fn trim(&mut self, id: u64, number: u64) {
+        let Some(session) = self.state.sessions.get_mut(id) else {
+            return;
+        };
+        let spared = session.cursor + u64::from(session.window);
+        session.settle(spared, number);
+        self.advance(id);
+    }
+
+    /// Moves the cursor over what is settled, at most a bounded number of messages at once.
+    pub(crate) fn advance(&mut self, id: u64) {
+        let Some(session) = self.state.sessions.get(id) else {
+            return;
+        };
+        let ready = |s: &crate::session::Session| {
+            s.settled
+                .first_key_value()
+                .filter(|(first, _)| **first <= s.cursor)
+                .map(|(_, e)| *e)
+        };
+        let Some(end) = ready(session) else {
+            self.index.advancing.remove(&id);
+            return;
+        };
+        let mut walk = DeliveryCursor::at_start(session);
+        let mut steps = 0;
+        let mut at_end = false;
+        while walk.number < end && steps < STEPS_MAX {
+            if walk.next(session, &self.state.inboxes).is_none() {
+                at_end = true;
+                break;
+            }
+            steps += 1;
+        }
+        let number = walk.number;
+        let Some(session) = self.state.sessions.get_mut(id) else {
+            return;
+        };
+        session.cursor = number;
+        let rest = session
+            .settled
+            .pop_first()
+            .map(|(_, end)| end)
+            .filter(|e| *e > number);
+        let more = rest.filter(|_| !at_end);
+        if let Some(end) = more {
+            session.settled.insert(number, end);
+        }
+        session.received = session.received.split_off(&number);
+        let moves = walk.store(session);
+        session.own = session.own.split_off(&session.position);
+        let closed: Vec<_> = session
+            .intervals
+            .iter()
+            .filter(|(_, i)| i.to != u64::MAX)
+            .map(|(id, _)| *id)
+            .collect();
+        for (inbox_id, old, new) in moves {
+            if let Some(inbox) = self.state.inboxes.get_mut(inbox_id) {
+                inbox.unmark(old);
+                inbox.mark(new);
+            }
+            self.trim_inbox(inbox_id, Some(new));
+        }
+        closed
+            .into_iter()
+            .for_each(|interval| self.drop_interval_if_drained(id, interval));
+        if more.is_some() {
+            self.index.advancing.insert(id);
+            self.effects.push(Effect::More);
+        } else {
+            self.index.advancing.remove(&id);
+        }
+    }
+
+    /// Nothing is owed to the session.
+    pub(crate) fn is_drained(&self, id: u64) -> bool {
+        let Some(session) = self.state.sessions.get(id) else {
+            return true;
+        };
+        DeliveryCursor::at_start(session)
+            .next(session, &self.state.inboxes)
+            .is_none()
+    }
+
+    /// Numbers below `number` were sent on this connection.
+    pub(crate) fn note_sent(&mut self, id: u64, number: u64) {
+        if let Some(session) = self.state.sessions.get_mut(id) {
+            session.sent_upto = session.sent_upto.max(number);
+        }
+    }
+
+    /// A QoS 2 packet id of the session gets a publish number; a known id keeps its own (G2).
+    pub(crate) fn open_id(&mut self, id: u64, packet_id: u16) -> Outcome {
+        let Some(session) = self.state.sessions.get_mut(id) else {
+            return Outcome::refused(ErrorCode::NotFound);
+        };
+        if let Some(number) = session.open_ids.get(&packet_id) {
+            return Outcome::Opened {
+                number: *number,
+                fresh: false,
+            };
+        }
+        if session.open_ids.len() >= INFLIGHT_IN_MAX {
+            return Outcome::refused(ErrorCode::LimitExceeded);
+        }
+        let number = session.next_publish;
+        session.next_publish += 1;
+        session.open_ids.insert(packet_id, number);
+        Outcome::Opened {
+            number,
+            fresh: true,
+        }
+    }
+
+    pub(crate) fn close_id(&mut self, id: u64, packet_id: u16) -> Outcome {
+        let known = self
+            .state
+            .sessions
+            .get_mut(id)
+            .and_then(|s| s.open_ids.remove(&packet_id))
+            .is_some();
+        if known {
+            Outcome::Done
+        } else {
+            Outcome::refused(ErrorCode::NotFound)
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The replicated state of a shard: what a snapshot holds.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use fluxmq_names::ShardId;
+
+use crate::buckets::Buckets;
+use crate::inbox::Inbox;
+use crate::producer::{Keys, Producer};
+use crate::session::{Session, StoredWill};
+use crate::wire::{Reader, WireError, Write};
+
+/// A retained message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retained {
+    /// Where it is.
+    pub position: u64,
+    /// As published.
+    pub qos: u8,
+    /// Absolute expiry, Unix ms.
+    pub expiry_ms: Option<u64>,
+}
+
+/// A will that is to be published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwedWill {
+    /// Virtual host.
+    pub vhost: Box<str>,
+    /// The will.
+    pub will: StoredWill,
+    /// When it came to be due, Unix ms: its expiry counts from there.
+    pub due_ms: u64,
+}
+
+/// Version of the encoding of a snapshot.
+const VERSION: u16 = 1;
+
+/// Everything that is replicated. Cloning shares sessions and inboxes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct State {
+    pub(crate) shard: ShardId,
+    /// The newest time an entry brought.
+    pub(crate) now_ms: u64,
+    /// Index of the last entry applied.
+    pub(crate) applied: u64,
+    /// Producers by gateway epoch and stream.
+    pub(crate) producers: BTreeMap<u64, BTreeMap<u32, Producer>>,
+    /// Gateway epochs below this have ended.
+    pub(crate) ended_before: u64,
+    /// Epochs above that have ended.
+    pub(crate) ended: BTreeSet<u64>,
+    /// Meta: epoch and address by name.
+    pub(crate) gateways: BTreeMap<Box<str>, (u64, Box<str>)>,
+    pub(crate) sessions: Buckets<Session>,
+    pub(crate) inboxes: Buckets<Inbox>,
+    pub(crate) next_inbox: u64,
+    /// By vhost and topic.
+    pub(crate) retained: BTreeMap<(Box<str>, Box<str>), Retained>,
+    pub(crate) owed: BTreeMap<u64, OwedWill>,
+    pub(crate) keys: Keys,
+    /// Forsaken inboxes whose messages are still to be let go.
+    pub(crate) discarded: VecDeque<Inbox>,
+}
+
+// === impl State ===
+
+impl State {
+    /// Whether a gateway epoch has ended here.
+    pub(crate) fn has_ended(&self, epoch: u64) -> bool {
+        epoch < self.ended_before || self.ended.contains(&epoch)
+    }
+
+    pub(crate) fn save(&self, out: &mut Vec<u8>) {
+        out.put_u16(VERSION);
+        out.put_u32(self.shard.0);
+        for n in [
+            self.now_ms,
+            self.applied,
+            self.ended_before,
+            self.next_inbox,
+        ] {
+            out.put_u64(n);
+        }
+        out.put_u32(self.ended.len() as u32);
+        self.ended.iter().for_each(|e| out.put_u64(*e));
+        out.put_u32(self.producers.len() as u32);
+        for (epoch, streams) in &self.producers {
+            out.put_u64(*epoch);
+            out.put_u32(streams.len() as u32);
+            for (stream, producer) in streams {
+                out.put_u32(*stream);
+                producer.save(out);
+            }
+        }
+        out.put_u32(self.gateways.len() as u32);
+        for (name, (epoch, address)) in &self.gateways {
+            out.put_str(name);
+            out.put_u64(*epoch);
+            out.put_str(address);
+        }
+        out.put_u64(self.sessions.len() as u64);
+        for (id, session) in self.sessions.iter() {
+            out.put_u64(id);
+            session.save(out);
+        }
+        out.put_u64(self.inboxes.len() as u64);
+        for (id, inbox) in self.inboxes.iter() {
+            out.put_u64(id);
+            inbox.save(out);
+        }
+        self.save_messages(out);
+    }
+
+    fn save_messages(&self, out: &mut Vec<u8>) {
+        out.put_u64(self.retained.len() as u64);
+        for ((vhost, topic), retained) in &self.retained {
+            out.put_str(vhost);
+            out.put_str(topic);
+            out.put_u64(retained.position);
+            out.put_u8(retained.qos);
+            out.put_u64(retained.expiry_ms.unwrap_or(u64::MAX));
+        }
+        out.put_u32(self.owed.len() as u32);
+        for (id, owed) in &self.owed {
+            out.put_u64(*id);
+            out.put_str(&owed.vhost);
+            owed.will.save(out);
+            out.put_u64(owed.due_ms);
+        }
+        self.keys.save(out);
+        out.put_u32(self.discarded.len() as u32);
+        self.discarded.iter().for_each(|i| i.save(out));
+    }
+
+    pub(crate) fn load(r: &mut Reader<'_>) -> Result<Self, WireError> {
+        if r.u16()? != VERSION {
+            return Err(WireError("snapshot of another version"));
+        }
+        let mut state = Self {
+            shard: ShardId(r.u32()?),
+            ..Self::default()
+        };
+        (state.now_ms, state.applied) = (r.u64()?, r.u64()?);
+        (state.ended_before, state.next_inbox) = (r.u64()?, r.u64()?);
+        state.ended = (0..r.u32()?).map(|_| r.u64()).collect::<Result<_, _>>()?;
+        for _ in 0..r.u32()? {
+            let epoch = r.u64()?;
+            let streams = (0..r.u32()?)
+                .map(|_| Ok((r.u32()?, Producer::load(r)?)))
+                .collect::<Result<_, WireError>>()?;
+            state.producers.insert(epoch, streams);
+        }
+        for _ in 0..r.u32()? {
+            let name = r.str()?.into();
+            state.gateways.insert(name, (r.u64()?, r.str()?.into()));
+        }
+        for _ in 0..r.u64()? {
+            state.sessions.insert(r.u64()?, Session::load(r)?);
+        }
+        for _ in 0..r.u64()? {
+            state.inboxes.insert(r.u64()?, Inbox::load(r)?);
+        }
+        state.load_messages(r)?;
+        r.end()?;
+        Ok(state)
+    }
+
+    fn load_messages(&mut self, r: &mut Reader<'_>) -> Result<(), WireError> {
+        for _ in 0..r.u64()? {
+            let key = (r.str()?.into(), r.str()?.into());
+            let (position, qos, expiry) = (r.u64()?, r.u8()?, r.u64()?);
+            let expiry_ms = (expiry != u64::MAX).then_some(expiry);
+            self.retained.insert(
+                key,
+                Retained {
+                    position,
+                    qos,
+                    expiry_ms,
+                },
+            );
+        }
+        for _ in 0..r.u32()? {
+            let id = r.u64()?;
+            let vhost = r.str()?.into();
+            let will = StoredWill::load(r)?;
+            self.owed.insert(
+                id,
+                OwedWill {
+                    vhost,
+                    will,
+                    due_ms: r.u64()?,
+                },
+            );
+        }
+        self.keys = Keys::load(r)?;
+        for _ in 0..r.u32()? {
+            self.discarded.push_back(Inbox::load(r)?);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,212 @@
+//! SUBSCRIBE and UNSUBSCRIBE open and close intervals (Q0).
+
+use fluxmq_names::validate_filter;
+
+use crate::broker::Broker;
+use crate::command::Wanted;
+use crate::effect::Effect;
+use crate::inbox::Inbox;
+use crate::limits::{INBOXES_MAX, INTERVALS_MAX};
+use crate::outcome::Outcome;
+use crate::session::{Interval, Subscription};
+
+/// MQTT 5 reason codes.
+const TOPIC_FILTER_INVALID: u8 = 0x8F;
+const QUOTA_EXCEEDED: u8 = 0x97;
+const SHARED_NOT_SUPPORTED: u8 = 0x9E;
+const NO_SUBSCRIPTION_EXISTED: u8 = 0x11;
+
+// === impl Broker ===
+
+impl Broker {
+    pub(crate) fn subscribe(&mut self, id: u64, position: u64, filters: &[Wanted<'_>]) -> Outcome {
+        let codes = filters
+            .iter()
+            .map(|w| self.subscribe_one(id, position, w))
+            .collect();
+        self.effects.push(Effect::SessionChanged { session: id });
+        Outcome::Subscribed(codes)
+    }
+
+    fn subscribe_one(&mut self, id: u64, position: u64, wanted: &Wanted<'_>) -> (u8, bool) {
+        let Wanted {
+            options,
+            identifier,
+            filter,
+        } = *wanted;
+        let Some(session) = self.state.sessions.get(id) else {
+            return (QUOTA_EXCEEDED, false);
+        };
+        if filter.starts_with("$share/") {
+            return (SHARED_NOT_SUPPORTED, false);
+        }
+        if validate_filter(filter).is_err() || options & 3 == 3 {
+            return (TOPIC_FILTER_INVALID, false);
+        }
+        let known = session.subscriptions.get(filter).copied();
+        let same = known.is_some_and(|k| k.options == options && k.identifier == identifier);
+        if same {
+            return (options & 3, false);
+        }
+        let full = session.subscriptions.len() >= INTERVALS_MAX && known.is_none()
+            || session.intervals.len() >= INTERVALS_MAX
+            || self.state.inboxes.len() >= INBOXES_MAX;
+        if full {
+            return (QUOTA_EXCEEDED, false);
+        }
+        // What replaces is opened first: the inbox they share must not be forsaken in between.
+        let interval = if options & 3 > 0 {
+            self.open_interval(id, filter, options, identifier)
+        } else {
+            0
+        };
+        if let Some(old) = known.filter(|k| k.interval > 0) {
+            self.close_interval(id, old.interval, position);
+        }
+        if let Some(session) = self.state.sessions.get_mut(id) {
+            let subscription = Subscription {
+                options,
+                identifier,
+                interval,
+            };
+            session.subscriptions.insert(filter.into(), subscription);
+        }
+        (options & 3, known.is_none())
+    }
+
+    pub(crate) fn unsubscribe(&mut self, id: u64, position: u64, filters: &[&str]) -> Outcome {
+        let mut codes = Vec::with_capacity(filters.len());
+        for filter in filters {
+            let removed = self
+                .state
+                .sessions
+                .get_mut(id)
+                .and_then(|s| s.subscriptions.remove(*filter));
+            match removed {
+                None => codes.push(NO_SUBSCRIPTION_EXISTED),
+                Some(subscription) => {
+                    codes.push(0);
+                    if subscription.interval > 0 {
+                        self.close_interval(id, subscription.interval, position);
+                    }
+                }
+            }
+        }
+        self.effects.push(Effect::SessionChanged { session: id });
+        Outcome::Unsubscribed(codes)
+    }
+
+    /// Opens an interval at the end of the filter's inbox; returns its id, from 1.
+    fn open_interval(&mut self, id: u64, filter: &str, options: u8, identifier: u32) -> u64 {
+        let vhost = match self.state.sessions.get(id) {
+            Some(session) => session.vhost.clone(),
+            None => return 0,
+        };
+        let inbox_id = match self.index.filters.get(&vhost, filter) {
+            Some(inbox) => inbox,
+            None => {
+                self.state.next_inbox += 1;
+                let inbox_id = self.state.next_inbox;
+                self.state
+                    .inboxes
+                    .insert(inbox_id, Inbox::new(&vhost, filter));
+                self.index.filters.insert(&vhost, filter, inbox_id);
+                self.effects.push(Effect::FilterAdded {
+                    vhost,
+                    filter: filter.into(),
+                });
+                inbox_id
+            }
+        };
+        let Some(inbox) = self.state.inboxes.get_mut(inbox_id) else {
+            return 0;
+        };
+        let at = inbox.end();
+        inbox.mark(at);
+        inbox.open += 1;
+        let Some(session) = self.state.sessions.get_mut(id) else {
+            return 0;
+        };
+        session.next_interval += 1;
+        let interval = Interval {
+            inbox: inbox_id,
+            at,
+            to: u64::MAX,
+            options,
+            identifier,
+        };
+        session.intervals.insert(session.next_interval, interval);
+        session.next_interval
+    }
+
+    /// Closes an interval at `position`; what lies inside is still owed, unless `position` is 0.
+    pub(crate) fn close_interval(&mut self, id: u64, interval: u64, position: u64) {
+        let Some(session) = self.state.sessions.get_mut(id) else {
+            return;
+        };
+        let Some(closed) = session.intervals.get_mut(&interval) else {
+            return;
+        };
+        let was_open = closed.to == u64::MAX;
+        closed.to = closed.to.min(position);
+        let inbox_id = closed.inbox;
+        if let Some(inbox) = self.state.inboxes.get_mut(inbox_id)
+            && was_open
+        {
+            inbox.open -= 1;
+            if inbox.open == 0 {
+                let (vhost, filter) = (inbox.vhost.clone(), inbox.filter.clone());
+                self.index.filters.remove(&vhost, &filter);
+                self.effects.push(Effect::FilterRemoved { vhost, filter });
+            }
+        }
+        self.drop_interval_if_drained(id, interval);
+    }
+
+    /// Removes a closed interval that holds nothing more.
+    pub(crate) fn drop_interval_if_drained(&mut self, id: u64, interval: u64) {
+        let Some(session) = self.state.sessions.get(id) else {
+            return;
+        };
+        let Some(i) = session
+            .intervals
+            .get(&interval)
+            .filter(|i| i.to != u64::MAX)
+        else {
+            return;
+        };
+        let (inbox_id, at, to, from) = (i.inbox, i.at, i.to, session.position);
+        let Some(inbox) = self.state.inboxes.get_mut(inbox_id) else {
+            return;
+        };
+        let mut place = at;
+        let next = std::iter::from_fn(|| inbox.next(&mut place)).find(|item| item.position >= from);
+        if next.is_some_and(|item| item.position < to) {
+            return;
+        }
+        inbox.unmark(at);
+        if let Some(session) = self.state.sessions.get_mut(id) {
+            session.intervals.remove(&interval);
+        }
+        self.trim_inbox(inbox_id, None);
+    }
+
+    /// Lets go of what nobody is owed in an inbox; one without intervals goes altogether.
+    pub(crate) fn trim_inbox(&mut self, inbox_id: u64, sole: Option<crate::inbox::Place>) {
+        let Some(inbox) = self.state.inboxes.get_mut(inbox_id) else {
+            return;
+        };
+        if inbox.is_forsaken() {
+            let inbox = inbox.clone();
+            self.state.inboxes.remove(inbox_id);
+            if inbox.len() > 0 {
+                self.state.discarded.push_back(inbox);
+            }
+            return;
+        }
+        let sole = sole.filter(|_| inbox.intervals() == 1);
+        let mut released = Vec::new();
+        inbox.trim(sole, |position| released.push(position));
+        self.index.live.release_all(released);
+    }
+}
