@@ -44,12 +44,10 @@ impl Default for DiskConfig {
 impl DiskConfig {
     /// The segment sizes within what the format allows.
     pub(crate) fn clamped(mut self) -> Self {
-        self.segment_bytes_max = self
-            .segment_bytes_max
-            .clamp(limits::SEGMENT_MIN, limits::SEGMENT_MAX);
-        self.segment_bytes_first = self
-            .segment_bytes_first
-            .clamp(limits::SEGMENT_MIN, self.segment_bytes_max);
+        self.segment_bytes_max =
+            self.segment_bytes_max.clamp(limits::SEGMENT_MIN, limits::SEGMENT_MAX);
+        self.segment_bytes_first =
+            self.segment_bytes_first.clamp(limits::SEGMENT_MIN, self.segment_bytes_max);
         self
     }
 }

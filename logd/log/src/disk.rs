@@ -1,40 +1,63 @@
-//! A data directory.
+//! A data directory: its identity, its lock, its shards and its I/O thread.
+
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
+use parking_lot::Mutex;
+
+use crate::commit::Engine;
+use crate::config::{DiskConfig, OpenOptions};
+use crate::error::{OpenError, StartError, WriteError};
+use crate::hooks::Hooks;
 use crate::io::Io;
-use crate::{DiskConfig, Hooks, Log, OpenError, OpenOptions, Recovered, StartError};
+use crate::log::Log;
+use crate::node;
+use crate::recovery::{self, Recovered};
 
 /// An open data directory: identity, lock, and the queue of its I/O thread. Clones are handles; dropping the last one
 /// finishes what is queued and ends the thread.
 #[derive(Clone)]
-pub struct Disk {}
+pub struct Disk {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    engine: Arc<Engine>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
 
 /// Bytes that wait for a commit round: what batchers add here, and what the log itself has queued (S2).
 #[derive(Clone)]
-pub struct PendingBytes {}
+pub struct PendingBytes {
+    engine: Arc<Engine>,
+}
 
 impl PendingBytes {
     /// A batcher took in `bytes`; may start a round.
     pub fn add(&self, bytes: u64) {
-        let _ = bytes;
-        unimplemented!()
+        self.engine.hold(bytes);
     }
-    /// A batcher gave `bytes` up: into an entry about to be appended, or refused.
+
+    /// A batcher gave up `bytes` that it had added: into an entry about to be appended, or refused. Call it after the
+    /// append, so that a round that waits for them sees the entry.
     pub fn sub(&self, bytes: u64) {
-        let _ = bytes;
-        unimplemented!()
+        self.engine.held.fetch_sub(bytes, Ordering::AcqRel);
     }
+
     /// Bytes batchers hold now.
     pub fn held(&self) -> u64 {
-        unimplemented!()
+        self.engine.held.load(Ordering::Acquire)
     }
 }
 
 /// Counters since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DiskStats {
-    /// Commit rounds.
+    /// Commit rounds that finished something.
     pub rounds: u64,
     /// Syncs of segment and vote files.
     pub syncs: u64,
@@ -56,9 +79,22 @@ impl Disk {
         config: DiskConfig,
         hooks: Arc<dyn Hooks>,
     ) -> Result<Self, StartError> {
-        let _ = (io, dir.into(), config, hooks);
-        unimplemented!()
+        let disk = Self::open(io, dir.into(), config, hooks, true)?;
+        let rounds = Arc::clone(&disk.handle.engine);
+        let jobs = Arc::clone(&disk.handle.engine);
+        let spawned = disk.spawn("log-io", move || run_rounds(&rounds)).and_then(|()| {
+            disk.spawn("log-fill", move || {
+                while let Some(job) = jobs.next_job() {
+                    jobs.run_job(job);
+                }
+            })
+        });
+        match spawned {
+            Ok(()) => Ok(disk),
+            Err(error) => Err(StartError::Io { dir: disk.handle.engine.dir.clone(), error }),
+        }
     }
+
     /// The same without a thread: rounds happen in [`Disk::run_round`]. For tests and simulation.
     pub fn manual(
         io: Arc<dyn Io>,
@@ -66,44 +102,126 @@ impl Disk {
         config: DiskConfig,
         hooks: Arc<dyn Hooks>,
     ) -> Result<Self, StartError> {
-        let _ = (io, dir.into(), config, hooks);
-        unimplemented!()
+        Self::open(io, dir.into(), config, hooks, false)
     }
-    /// Writes and syncs all that is queued, completes it; false if there was nothing.
+
+    fn open(
+        io: Arc<dyn Io>,
+        dir: PathBuf,
+        config: DiskConfig,
+        hooks: Arc<dyn Hooks>,
+        background: bool,
+    ) -> Result<Self, StartError> {
+        let identity = node::open(&*io, &dir, &config)?;
+        let engine = Arc::new(Engine::new(io, dir, config, hooks, identity, background));
+        Ok(Self { handle: Arc::new(Handle { engine, threads: Mutex::default() }) })
+    }
+
+    fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let thread = thread::Builder::new().name(name.into()).spawn(body)?;
+        self.handle.threads.lock().push(thread);
+        Ok(())
+    }
+
+    /// Writes and syncs all that is queued, completes it; false if there was nothing. Not to be mixed with a thread.
     pub fn run_round(&self) -> bool {
-        unimplemented!()
+        self.handle.engine.round()
     }
+
     /// Opens the log of a shard, making it if it does not exist.
     pub fn open_shard(
         &self,
         shard: u64,
         options: OpenOptions,
     ) -> Result<(Log, Recovered), OpenError> {
-        let _ = (shard, options);
-        unimplemented!()
+        let engine = &self.handle.engine;
+        let mut shards = engine.shards.lock();
+        if shards.iter().any(|open| open.id == shard) {
+            return Err(OpenError::AlreadyOpen(shard));
+        }
+        let (opened, recovered) = recovery::open(engine, shard, options)?;
+        let opened = Arc::new(opened);
+        shards.push(Arc::clone(&opened));
+        drop(shards);
+        engine.refresh_free();
+        Ok((Log::new(Arc::clone(engine), opened), recovered))
     }
+
     /// Shards that exist in the directory, open or not, sorted.
-    pub fn shards(&self) -> std::io::Result<Vec<u64>> {
-        unimplemented!()
+    pub fn shards(&self) -> io::Result<Vec<u64>> {
+        let names = self.handle.engine.io.list(&self.handle.engine.dir)?;
+        let dirs = names.iter().filter(|entry| entry.is_dir);
+        let mut ids: Vec<u64> =
+            dirs.filter_map(|entry| entry.name.strip_prefix("shard-")?.parse().ok()).collect();
+        ids.sort_unstable();
+        Ok(ids)
     }
+
     /// This node's id.
     pub fn node_id(&self) -> u64 {
-        unimplemented!()
+        self.handle.engine.node.node
     }
+
     /// The cluster's id.
     pub fn cluster_id(&self) -> u128 {
-        unimplemented!()
+        self.handle.engine.node.cluster
     }
+
     /// The counter of bytes that wait.
     pub fn pending_bytes(&self) -> PendingBytes {
-        unimplemented!()
+        PendingBytes { engine: Arc::clone(&self.handle.engine) }
     }
+
     /// Counters.
     pub fn stats(&self) -> DiskStats {
-        unimplemented!()
+        let counters = &self.handle.engine.counters;
+        DiskStats {
+            rounds: counters.rounds.load(Ordering::Relaxed),
+            syncs: counters.syncs.load(Ordering::Relaxed),
+            records: counters.records.load(Ordering::Relaxed),
+            entries: counters.entries.load(Ordering::Relaxed),
+            bytes: counters.bytes.load(Ordering::Relaxed),
+            payload_bytes: counters.payload_bytes.load(Ordering::Relaxed),
+        }
     }
-    /// Finishes what is queued and ends the thread; later operations fail with `Closed`.
+
+    /// Finishes what is queued and ends the thread; later operations fail with [`WriteError::Closed`].
     pub fn close(&self) {
-        unimplemented!()
+        self.handle.close();
+    }
+}
+
+impl Handle {
+    fn close(&self) {
+        self.engine.close_queue();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for handle in threads {
+            // A callback may hold the last handle; a thread cannot wait for itself.
+            if handle.thread().id() != thread::current().id() {
+                let _ = handle.join();
+            }
+        }
+        let shards = self.engine.shards.lock().clone();
+        let mut completions = Vec::new();
+        self.engine.fail_all(&shards, &WriteError::Closed, &mut completions);
+        if !completions.is_empty() {
+            self.engine.hooks.completed(completions);
+        }
+        self.engine.lock.lock().take();
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// The I/O thread.
+fn run_rounds(engine: &Engine) {
+    let mut last_begin = None;
+    while engine.wait_for_round(last_begin) {
+        last_begin = Some(Instant::now());
+        engine.round();
     }
 }

@@ -43,11 +43,7 @@ pub struct Entry {
 impl Entry {
     /// Its identity.
     pub fn log_id(&self) -> LogId {
-        LogId {
-            term: self.term,
-            leader_node: self.leader_node,
-            index: self.index,
-        }
+        LogId { term: self.term, leader_node: self.leader_node, index: self.index }
     }
 }
 

@@ -17,11 +17,7 @@ pub struct Completion {
 
 impl Completion {
     pub(crate) fn new(shard: u64, callback: Callback, result: Result<(), WriteError>) -> Self {
-        Self {
-            shard,
-            callback,
-            result,
-        }
+        Self { shard, callback, result }
     }
 
     /// Runs the callback, on the thread that calls this.

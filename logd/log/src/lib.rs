@@ -19,14 +19,25 @@ pub mod error;
 pub mod io;
 pub mod limits;
 
+mod batch;
+mod commit;
+mod crashsafe;
 mod disk;
+mod format;
 mod hooks;
 mod log;
 mod mmap;
+mod node;
+mod offset_index;
 mod recovery;
 mod reserve;
 mod retention;
+mod scan;
+mod segment;
+mod shard;
 mod snapshot;
+mod vote;
+mod writer;
 
 pub use crate::config::{DiskConfig, OpenOptions};
 pub use crate::disk::{Disk, DiskStats, PendingBytes};

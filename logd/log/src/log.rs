@@ -1,115 +1,30 @@
-//! The log of one shard.
+//! The log of one shard, as its owner uses it.
+
 use std::ops::{Range, RangeInclusive};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::*;
+use crate::batch::{ENTRY_HEADER_LEADER, RECORD_HEADER, encoded_len};
+use crate::commit::Engine;
+use crate::entry::{Entry, LogId, Priority, Vote};
+use crate::error::{AppendError, ReadError, WriteError};
+use crate::hooks::{Callback, Completion};
+use crate::limits;
+use crate::reserve::{self, Room, Space};
+use crate::retention::{self, Reclaimed};
+use crate::shard::{Op, Shard, State};
+use crate::snapshot::SnapshotStore;
 
 /// The log of one shard. Clones are handles to the same log; all methods may be called from any thread.
 #[derive(Clone)]
-pub struct Log {}
+pub struct Log {
+    handle: Arc<Handle>,
+}
 
-#[allow(unused_variables)]
-impl Log {
-    /// The shard.
-    pub fn shard(&self) -> u64 {
-        unimplemented!()
-    }
-    /// Queues entries that continue the log; readable when this returns, `done` runs when they are synced (or failed).
-    /// On an error nothing was taken and `done` is dropped without being called.
-    pub fn append(
-        &self,
-        entries: Vec<Entry>,
-        priority: Priority,
-        done: Callback,
-    ) -> Result<(), AppendError> {
-        unimplemented!()
-    }
-    /// Queues a vote; everything queued later is written after it is durable. Ends the wait of the round.
-    pub fn save_vote(&self, vote: Vote, done: Callback) {
-        unimplemented!()
-    }
-    /// The last vote given to `save_vote`, also if not yet durable; after opening, the durable one.
-    pub fn read_vote(&self) -> Option<Vote> {
-        unimplemented!()
-    }
-    /// Notes the committed index (`None`: nothing); written along with the next record, never on its own. External
-    /// readers see entries up to it.
-    pub fn save_committed(&self, index: Option<u64>) {
-        unimplemented!()
-    }
-    /// The last noted committed entry that the log (or its purge floor) still knows.
-    pub fn committed(&self) -> Result<Option<LogId>, ReadError> {
-        unimplemented!()
-    }
-    /// Removes the suffix behind `index` (`None`: everything above the purge floor), at once for readers. Ends the wait.
-    pub fn truncate_after(&self, index: Option<u64>, done: Callback) {
-        unimplemented!()
-    }
-    /// Moves the Raft floor up to and including `upto`; deletes no bytes. `upto` may lie beyond the end (an installed
-    /// snapshot): the log is then empty and continues behind it.
-    pub fn purge(&self, upto: LogId, done: Callback) {
-        unimplemented!()
-    }
-    /// `done` runs when all that was queued before is durable. Ends the wait.
-    pub fn flush(&self, done: Callback) {
-        unimplemented!()
-    }
-    /// The last purged entry.
-    pub fn purged(&self) -> Option<LogId> {
-        unimplemented!()
-    }
-    /// The first entry above the purge floor.
-    pub fn first(&self) -> Result<Option<LogId>, ReadError> {
-        unimplemented!()
-    }
-    /// The last entry; the last purged one if there is none above it.
-    pub fn last(&self) -> Option<LogId> {
-        unimplemented!()
-    }
-    /// For Raft: entries of `range` above the purge floor, synced or not, as far as they exist; stops before the
-    /// payloads exceed `bytes_max`, but returns at least one.
-    pub fn read_entries(
-        &self,
-        range: Range<u64>,
-        bytes_max: usize,
-    ) -> Result<Vec<Entry>, ReadError> {
-        unimplemented!()
-    }
-    /// For Raft: identity of one entry above the purge floor, or of the last purged one.
-    pub fn log_id(&self, index: u64) -> Result<Option<LogId>, ReadError> {
-        unimplemented!()
-    }
-    /// For consumers: the payload of an entry at or below the committed index, purged by Raft or not. `None` if it is
-    /// not visible or not here any more.
-    pub fn entry(&self, index: u64) -> Result<Option<Bytes>, ReadError> {
-        unimplemented!()
-    }
-    /// Unlinks sealed segments that Raft has purged (durably), in which nothing is live and of which no slice is out.
-    /// `live` answers whether anything in a range of indexes is still needed.
-    pub fn reclaim(&self, live: &dyn Fn(RangeInclusive<u64>) -> bool) -> Reclaimed {
-        unimplemented!()
-    }
-    /// Room left.
-    pub fn space(&self) -> Space {
-        unimplemented!()
-    }
-    /// Would an entry of this payload be taken now?
-    pub fn admit(&self, payload_bytes: u64, priority: Priority) -> Result<(), AppendError> {
-        unimplemented!()
-    }
-    /// Bytes and number of the segments on disk.
-    pub fn size(&self) -> LogSize {
-        unimplemented!()
-    }
-    /// Bytes appended to this log since it was opened, records included (the trigger of snapshots counts these).
-    pub fn bytes_appended(&self) -> u64 {
-        unimplemented!()
-    }
-    /// The snapshots of this shard.
-    pub fn snapshots(&self) -> SnapshotStore {
-        unimplemented!()
-    }
+struct Handle {
+    engine: Arc<Engine>,
+    shard: Arc<Shard>,
 }
 
 /// What a log occupies.
@@ -119,4 +34,249 @@ pub struct LogSize {
     pub segments: u64,
     /// Their bytes.
     pub bytes: u64,
+}
+
+impl Log {
+    pub(crate) fn new(engine: Arc<Engine>, shard: Arc<Shard>) -> Self {
+        Self { handle: Arc::new(Handle { engine, shard }) }
+    }
+
+    /// The shard.
+    pub fn shard(&self) -> u64 {
+        self.handle.shard.id
+    }
+
+    // === writing ===
+
+    /// Queues entries that continue the log; readable when this returns, `done` runs when they are synced (or failed).
+    /// On an error nothing was taken and `done` is dropped without being called.
+    pub fn append(
+        &self,
+        entries: Vec<Entry>,
+        priority: Priority,
+        done: Callback,
+    ) -> Result<(), AppendError> {
+        if entries.is_empty() {
+            self.flush(done);
+            return Ok(());
+        }
+        let Handle { engine, shard } = &*self.handle;
+        let bytes = entries.iter().map(|e| encoded_len(e) as u64).sum();
+        let room = self.room();
+        let mut state = shard.state.lock();
+        check(engine, &state, &entries, bytes)?;
+        let overhead = RECORD_HEADER as u64 + 8;
+        Room { queued: state.queued_bytes, ..room }.admit(bytes + overhead, priority)?;
+        state.extend(&entries);
+        state.queued_bytes += bytes;
+        state.push_op(Op::Append { entries: entries.into_iter(), done });
+        drop(state);
+        engine.enqueued(bytes, false);
+        Ok(())
+    }
+
+    /// Queues a vote; everything queued later is written after it is durable. Ends the wait of the round.
+    pub fn save_vote(&self, vote: Vote, done: Callback) {
+        self.queue(true, done, |state, done| {
+            state.vote = Some(vote);
+            Op::Vote { vote, done }
+        });
+    }
+
+    /// The last vote given to `save_vote`, also if not yet durable; after opening, the durable one.
+    pub fn read_vote(&self) -> Option<Vote> {
+        self.handle.shard.state.lock().vote
+    }
+
+    /// Notes the committed index (`None`: nothing); written along with the next record, never on its own. External
+    /// readers see entries up to it.
+    pub fn save_committed(&self, index: Option<u64>) {
+        let next = index.map_or(0, |index| index.saturating_add(1).min(limits::INDEX_MAX + 1));
+        self.handle.shard.state.lock().committed_next = next;
+    }
+
+    /// The last noted committed entry that the log (or its purge floor) still knows.
+    pub fn committed(&self) -> Result<Option<LogId>, ReadError> {
+        let state = self.handle.shard.state.lock();
+        let next = state.committed_next.min(state.next).max(state.first());
+        Ok(next.checked_sub(1).and_then(|index| state.log_id(index)))
+    }
+
+    /// Removes the suffix behind `index` (`None`: everything above the purge floor), at once for readers. Ends the wait.
+    pub fn truncate_after(&self, index: Option<u64>, done: Callback) {
+        self.queue(true, done, |state, done| {
+            let from = index.map_or(0, |index| index.saturating_add(1)).max(state.first());
+            if from >= state.next {
+                return Op::Flush { done };
+            }
+            state.truncate(from);
+            Op::Truncate { from, done }
+        });
+    }
+
+    /// Moves the Raft floor up to and including `upto`; deletes no bytes. `upto` may lie beyond the end (an installed
+    /// snapshot): the log is then empty and continues behind it. A floor below the present one changes nothing.
+    pub fn purge(&self, upto: LogId, done: Callback) {
+        self.queue(false, done, |state, done| {
+            if upto.index < state.first() || upto.index > limits::INDEX_MAX {
+                return Op::Flush { done };
+            }
+            state.purge(upto);
+            Op::Purge { upto, done }
+        });
+    }
+
+    /// `done` runs when all that was queued before is durable. Ends the wait.
+    pub fn flush(&self, done: Callback) {
+        self.queue(true, done, |_, done| Op::Flush { done });
+    }
+
+    fn queue(&self, urgent: bool, done: Callback, op: impl FnOnce(&mut State, Callback) -> Op) {
+        let Handle { engine, shard } = &*self.handle;
+        let mut state = shard.state.lock();
+        if let Some(error) = refusal(engine, &state) {
+            drop(state);
+            engine.hooks.completed(vec![Completion::new(shard.id, done, Err(error))]);
+            return;
+        }
+        let op = op(&mut state, done);
+        state.push_op(op);
+        drop(state);
+        engine.enqueued(0, urgent);
+    }
+
+    // === reading ===
+
+    /// The last purged entry.
+    pub fn purged(&self) -> Option<LogId> {
+        self.handle.shard.state.lock().purged()
+    }
+
+    /// The first entry above the purge floor.
+    pub fn first(&self) -> Result<Option<LogId>, ReadError> {
+        let state = self.handle.shard.state.lock();
+        Ok(state.log_id(state.first()))
+    }
+
+    /// The last entry; the last purged one if there is none above it.
+    pub fn last(&self) -> Option<LogId> {
+        self.handle.shard.state.lock().last()
+    }
+
+    /// For Raft: entries of `range` above the purge floor, synced or not, as far as they exist; stops before the
+    /// payloads exceed `bytes_max`, but returns at least one.
+    pub fn read_entries(
+        &self,
+        range: Range<u64>,
+        bytes_max: usize,
+    ) -> Result<Vec<Entry>, ReadError> {
+        Ok(self.handle.shard.read(range, bytes_max)?)
+    }
+
+    /// For Raft: identity of one entry above the purge floor, or of the last purged one.
+    pub fn log_id(&self, index: u64) -> Result<Option<LogId>, ReadError> {
+        Ok(self.handle.shard.state.lock().log_id(index))
+    }
+
+    /// For consumers: the payload of an entry at or below the committed index, purged by Raft or not. `None` if it is
+    /// not visible or not here any more.
+    pub fn entry(&self, index: u64) -> Result<Option<Bytes>, ReadError> {
+        Ok(self.handle.shard.payload(index)?)
+    }
+
+    // === space ===
+
+    /// Unlinks sealed segments that Raft has purged (durably), in which nothing is live and of which no slice is out.
+    /// `live` answers whether anything in a range of indexes is still needed.
+    pub fn reclaim(&self, live: &dyn Fn(RangeInclusive<u64>) -> bool) -> Reclaimed {
+        retention::reclaim(&self.handle.engine, &self.handle.shard, live)
+    }
+
+    /// Room left; asks the file system.
+    pub fn space(&self) -> Space {
+        self.handle.engine.refresh_free();
+        let room = self.room();
+        let full = room.admit(0, Priority::Normal).is_err();
+        Space { free: room.space.free, low_water: room.low_water, full }
+    }
+
+    /// Would an entry of this payload be taken now?
+    pub fn admit(&self, payload_bytes: u64, priority: Priority) -> Result<(), AppendError> {
+        self.room()
+            .admit(payload_bytes + (ENTRY_HEADER_LEADER + RECORD_HEADER + 8) as u64, priority)
+    }
+
+    fn room(&self) -> Room {
+        let Handle { engine, shard } = &*self.handle;
+        let space = engine.free_space();
+        let reserve = shard.reserve.capacity();
+        let state = shard.state.lock();
+        let previous = state.segments.last().map_or(0, |s| s.header.capacity);
+        Room {
+            space,
+            low_water: reserve::low_water(&engine.config, space),
+            next_capacity: engine.next_capacity(previous),
+            active_left: state.active_left,
+            reserve,
+            reserve_failed: shard.reserve.has_failed(),
+            queued: state.queued_bytes,
+        }
+    }
+
+    /// Bytes and number of the segments on disk.
+    pub fn size(&self) -> LogSize {
+        let shard = &self.handle.shard;
+        let reserve = shard.reserve.capacity();
+        let state = shard.state.lock();
+        let bytes: u64 = state.segments.iter().map(|s| s.header.capacity).sum();
+        let segments = state.segments.len() as u64 + u64::from(reserve > 0);
+        LogSize { segments, bytes: bytes + reserve }
+    }
+
+    /// Bytes appended to this log since it was opened, records included (the trigger of snapshots counts these).
+    pub fn bytes_appended(&self) -> u64 {
+        self.handle.shard.state.lock().bytes_appended
+    }
+
+    /// The snapshots of this shard.
+    pub fn snapshots(&self) -> SnapshotStore {
+        SnapshotStore::new(Arc::clone(&self.handle.engine.io), self.handle.shard.dir.join("snap"))
+    }
+}
+
+/// Nothing can be queued any more.
+fn refusal(engine: &Engine, state: &State) -> Option<WriteError> {
+    state.failed.clone().or_else(|| engine.is_closed().then_some(WriteError::Closed))
+}
+
+fn check(engine: &Engine, state: &State, entries: &[Entry], bytes: u64) -> Result<(), AppendError> {
+    if let Some(error) = refusal(engine, state) {
+        return Err(error.into());
+    }
+    for (expected, entry) in (state.next..).zip(entries) {
+        if entry.index != expected || entry.index > limits::INDEX_MAX {
+            return Err(AppendError::Gap { expected, got: entry.index });
+        }
+        if entry.payload.len() > limits::ENTRY_PAYLOAD_MAX {
+            return Err(AppendError::TooLarge(entry.payload.len()));
+        }
+    }
+    let waiting = state.queued_bytes;
+    if waiting > 0 && waiting + bytes > engine.config.queue_bytes_max {
+        return Err(AppendError::Backlog { waiting });
+    }
+    Ok(())
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let mut shards = self.engine.shards.lock();
+        let mut state = self.shard.state.lock();
+        state.abandoned = true;
+        let idle = state.ops.is_empty();
+        drop(state);
+        if idle {
+            shards.retain(|open| !Arc::ptr_eq(open, &self.shard));
+        }
+    }
 }

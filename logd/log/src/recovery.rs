@@ -1,4 +1,30 @@
-//! What opening found.
+//! Opening a shard: what is on disk becomes a log, or a reason why not (S4).
+//!
+//! Segments are chained by salt, sequence and checksum. All that Raft may still read is scanned; of sealed segments
+//! below the purge floor the `.idx` file is believed, and payloads are checked when first read.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
+
+use crate::batch::{RECORD_HEADER, RecordKind};
+use crate::commit::Engine;
+use crate::config::OpenOptions;
+use crate::entry::LogId;
+use crate::error::{Damage, OpenError};
+use crate::format::{self, HeaderError, SEGMENT_HEADER, SegmentHeader};
+use crate::io::{File, Map};
+use crate::offset_index::{OffsetIndex, Summary};
+use crate::reserve::{self, Reserve};
+use crate::scan::{End, Scan, Scanned, Tail, judge};
+use crate::segment::Segment;
+use crate::shard::{Shard, State};
+use crate::snapshot;
+use crate::vote::VoteFiles;
+use crate::writer::{Refused, Writer, publish_segment};
 
 /// What opening a shard found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -15,4 +41,464 @@ pub struct Recovered {
     pub scanned_bytes: u64,
     /// The shard is new.
     pub created: bool,
+}
+
+/// A segment file with a valid header.
+struct Found {
+    header: SegmentHeader,
+    path: PathBuf,
+    file: Arc<dyn File>,
+    map: Arc<dyn Map>,
+}
+
+/// Why an attempt to open failed.
+enum Stop {
+    Damage { segment: usize, damage: Damage },
+    Error(OpenError),
+}
+
+/// A log being put together.
+struct Rebuild {
+    state: State,
+    sequence: u64,
+    previous_crc: u32,
+    /// Where the last segment ends.
+    at: u64,
+    sealed: bool,
+    scanned_bytes: u64,
+    torn_bytes: u64,
+}
+
+/// Opens or makes the shard.
+pub(crate) fn open(
+    engine: &Engine,
+    id: u64,
+    options: OpenOptions,
+) -> Result<(Shard, Recovered), OpenError> {
+    let failed = |error| OpenError::Io { shard: id, error };
+    let dir = engine.dir.join(format!("shard-{id}"));
+    let log_dir = dir.join("log");
+    let mut recovered = Recovered::default();
+    let io = &*engine.io;
+    for path in [&dir, &log_dir, &dir.join("snap")] {
+        io.create_dir(path).map_err(failed)?;
+    }
+    remove_leftovers(engine, &log_dir).map_err(failed)?;
+    snapshot::remove_unfinished(io, &dir.join("snap")).map_err(failed)?;
+    if segment_paths(engine, &log_dir).map_err(failed)?.is_empty() {
+        create(engine, id, &dir, options)?;
+        recovered.created = true;
+    }
+    let (votes, vote) = VoteFiles::open(io, &dir, id).map_err(failed)??;
+    // What a killed process wrote may be in the page cache only; nothing is built on it before it is on disk.
+    votes.sync_both().map_err(failed)?;
+    io.sync_dir(&log_dir).map_err(failed)?;
+    let (found, mut rebuild) = loop {
+        match attempt(engine, id, &log_dir) {
+            Ok(done) => break done,
+            Err(Stop::Error(error)) => return Err(error),
+            Err(Stop::Damage { segment, damage }) => {
+                if !options.accept_damage {
+                    return Err(damage.into());
+                }
+                let bytes = cut(engine, &log_dir, segment, damage.offset).map_err(failed)?;
+                recovered.damaged_bytes += bytes;
+                if segment_paths(engine, &log_dir).map_err(failed)?.is_empty() {
+                    make_first_segment(engine, id, &log_dir)?;
+                }
+            }
+        }
+    };
+    rebuild.state.vote = vote;
+    recovered.entries = rebuild.state.next - rebuild.state.first();
+    recovered.torn_bytes = rebuild.torn_bytes;
+    recovered.scanned_bytes = rebuild.scanned_bytes;
+    recovered.segments = found.len() as u64;
+    let shard = assemble(id, dir, found, rebuild, votes)
+        .ok_or_else(|| failed(io::Error::other("no segment to write to")))?;
+    Ok((shard, recovered))
+}
+
+fn assemble(
+    id: u64,
+    dir: PathBuf,
+    found: Vec<Found>,
+    rebuild: Rebuild,
+    votes: VoteFiles,
+) -> Option<Shard> {
+    let Rebuild { mut state, sequence, previous_crc, at, sealed, .. } = rebuild;
+    let file = found.into_iter().next_back()?.file;
+    let active = Arc::clone(state.segments.last()?);
+    let left = active.header.capacity.saturating_sub(at + RECORD_HEADER as u64);
+    state.active_left = if sealed { 0 } else { left };
+    state.purged_durable = state.purged();
+    let writer = Writer {
+        active,
+        file,
+        at,
+        sealed,
+        sequence,
+        previous_crc,
+        purged: state.purged(),
+        next: state.next,
+        term: state.last().map_or(0, |id| id.term),
+        votes,
+        in_flight: Vec::new(),
+    };
+    let (state, writer) = (Mutex::new(state), Mutex::new(writer));
+    Some(Shard { id, dir, state, writer, reserve: Reserve::default() })
+}
+
+// === a new shard ===
+
+/// Votes first, the first segment last: a directory with a segment in it is a complete shard.
+fn create(engine: &Engine, id: u64, dir: &Path, options: OpenOptions) -> Result<(), OpenError> {
+    let failed = |error| OpenError::Io { shard: id, error };
+    if VoteFiles::ever_voted(&*engine.io, dir).map_err(failed)? && !options.accept_damage {
+        let what = "the shard has voted but has no segment".into();
+        return Err(Damage { file: dir.join("log"), offset: 0, what }.into());
+    }
+    VoteFiles::create(&*engine.io, dir, id).map_err(failed)?;
+    engine.io.sync_dir(&engine.dir).map_err(failed)?;
+    make_first_segment(engine, id, &dir.join("log"))
+}
+
+fn make_first_segment(engine: &Engine, id: u64, log_dir: &Path) -> Result<(), OpenError> {
+    let failed = |error| OpenError::Io { shard: id, error };
+    let io = &*engine.io;
+    let spare = reserve::make_spare(io, log_dir, engine.config.segment_bytes_first);
+    let spare = spare.map_err(failed)?;
+    let header = SegmentHeader {
+        shard: id,
+        node: engine.node.node,
+        salt: io.random().max(1),
+        base_index: 0,
+        base_term: 0,
+        created_us: io.now_us(),
+        capacity: spare.capacity,
+        previous_salt: 0,
+        first_sequence: 1,
+        previous_crc: 0,
+        committed_next: 0,
+        purged: None,
+    };
+    publish_segment(engine, log_dir, spare, header).map(|_| ()).map_err(|refused| match refused {
+        Refused::Fatal(error) => failed(io::Error::other(error.to_string())),
+        Refused::NoSpace => failed(io::ErrorKind::StorageFull.into()),
+    })
+}
+
+// === files ===
+
+/// Files that a crash left half made.
+fn remove_leftovers(engine: &Engine, log_dir: &Path) -> io::Result<()> {
+    for entry in engine.io.list(log_dir)? {
+        if entry.name.ends_with(".new") || entry.name.ends_with(".tmp") {
+            engine.io.remove_file(&log_dir.join(entry.name))?;
+        }
+    }
+    Ok(())
+}
+
+fn segment_paths(engine: &Engine, log_dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let names = engine.io.list(log_dir)?;
+    let segments = names.into_iter().filter(|entry| entry.name.ends_with(".seg"));
+    Ok(segments.map(|entry| log_dir.join(entry.name)).collect())
+}
+
+/// All segments in the order of their records. The position in an error is that in the result, unreadable ones last.
+fn find(engine: &Engine, id: u64, log_dir: &Path) -> Result<Vec<Found>, Stop> {
+    let failed = |error| Stop::Error(OpenError::Io { shard: id, error });
+    let mut found = Vec::new();
+    let mut unreadable = None;
+    for path in segment_paths(engine, log_dir).map_err(failed)? {
+        let file = engine.io.open(&path).map_err(failed)?;
+        let mut bytes = [0; SEGMENT_HEADER];
+        let n = file.read_at(&mut bytes, 0).map_err(failed)?;
+        let damage = |what: &str| Damage { file: path.clone(), offset: 0, what: what.into() };
+        let header = match SegmentHeader::decode(&bytes) {
+            Err(HeaderError::Newer(found)) => {
+                let supported = format::VERSION;
+                return Err(Stop::Error(OpenError::Newer { file: path, found, supported }));
+            }
+            Err(HeaderError::Invalid(what)) => Err(damage(what)),
+            Ok(_) if n < SEGMENT_HEADER => Err(damage("shorter than its header")),
+            Ok(header) if header.shard != id => Err(damage("segment of another shard")),
+            Ok(header) if header.capacity != file.len().map_err(failed)? => {
+                Err(damage("not as long as its header says"))
+            }
+            Ok(header) => Ok(header),
+        };
+        match header {
+            Ok(header) => {
+                let map = file.map().map_err(failed)?;
+                found.push(Found { header, path, file, map });
+            }
+            Err(damage) => unreadable = Some(damage),
+        }
+    }
+    found.sort_by_key(|segment| segment.header.first_sequence);
+    match unreadable {
+        Some(damage) => Err(Stop::Damage { segment: usize::MAX, damage }),
+        None => Ok(found),
+    }
+}
+
+/// Gives up what is at and behind the damage, because the operator said so: later segments are set aside as
+/// `.damaged`, the rest of this one is zeroed. Returns the bytes given up.
+fn cut(engine: &Engine, log_dir: &Path, segment: usize, offset: u64) -> io::Result<u64> {
+    let mut readable = Vec::new();
+    let mut aside = Vec::new();
+    for path in segment_paths(engine, log_dir)? {
+        let file = engine.io.open(&path)?;
+        let mut bytes = [0; SEGMENT_HEADER];
+        file.read_at(&mut bytes, 0)?;
+        let len = file.len()?;
+        match SegmentHeader::decode(&bytes) {
+            Ok(header) if header.capacity == len => readable.push((header, path, file)),
+            _ => aside.push((path, len)),
+        }
+    }
+    readable.sort_by_key(|(header, ..)| header.first_sequence);
+    let keep = segment.saturating_add(usize::from(offset > 0)).min(readable.len());
+    let mut given_up = 0;
+    aside.extend(readable.drain(keep..).map(|(header, path, _)| (path, header.capacity)));
+    for (path, len) in aside.into_iter().rev() {
+        given_up += len;
+        engine.io.rename(&path, &path.with_extension("damaged"))?;
+    }
+    engine.io.sync_dir(log_dir)?;
+    if let Some((header, path, file)) = readable.last().filter(|_| offset > 0 && segment < keep) {
+        let _ = engine.io.remove_file(&path.with_extension("idx"));
+        given_up += header.capacity - offset;
+        zero(&**file, offset, header.capacity)?;
+    }
+    Ok(given_up)
+}
+
+fn zero(file: &dyn File, from: u64, to: u64) -> io::Result<()> {
+    let zeroes = vec![0; 64 * 1024];
+    let mut at = from;
+    while at < to {
+        let n = usize::try_from(to - at).unwrap_or(usize::MAX).min(zeroes.len());
+        file.write_at(&[&zeroes[..n]], at)?;
+        at += n as u64;
+    }
+    file.sync_data()
+}
+
+// === the log ===
+
+fn attempt(engine: &Engine, id: u64, log_dir: &Path) -> Result<(Vec<Found>, Rebuild), Stop> {
+    let found = find(engine, id, log_dir)?;
+    let floor = found.last().and_then(floor_of);
+    let floor_next = floor.map_or(0, |id| id.index + 1);
+    let mut rebuild = Rebuild {
+        state: State::default(),
+        sequence: 0,
+        previous_crc: 0,
+        at: 0,
+        sealed: false,
+        scanned_bytes: 0,
+        torn_bytes: 0,
+    };
+    for (i, segment) in found.iter().enumerate() {
+        let stop = |damage| Stop::Damage { segment: i, damage };
+        let previous = i.checked_sub(1).map(|before| &found[before]);
+        rebuild.join(segment, previous, floor_next).map_err(stop)?;
+        let last = i + 1 == found.len();
+        let path = segment.path.with_extension("idx");
+        let summary = (!last).then(|| Summary::read(&*engine.io, &path, segment.header.salt));
+        match summary.flatten().filter(|summary| summary.index.range().end <= floor_next) {
+            Some(summary) => rebuild.believe(segment, summary),
+            None => rebuild.scan(segment, last).map_err(|stop_at| match stop_at {
+                ScanError::Damage(damage) => stop(damage),
+                ScanError::Io(error) => Stop::Error(OpenError::Io { shard: id, error }),
+            })?,
+        }
+    }
+    if let Some(last) = found.last() {
+        let synced = last.file.sync_data();
+        synced.map_err(|error| Stop::Error(OpenError::Io { shard: id, error }))?;
+    }
+    let next = rebuild.state.next.max(rebuild.state.first());
+    rebuild.state.committed_next = rebuild.state.committed_next.min(next);
+    Ok((found, rebuild))
+}
+
+/// The purge floor as the newest segment knows it.
+fn floor_of(newest: &Found) -> Option<LogId> {
+    let header = &newest.header;
+    let mut floor = header.purged;
+    let mut scan =
+        Scan::new(&*newest.map, header.seed(), header.first_sequence, header.previous_crc);
+    while let Ok(record) = scan.next() {
+        if let Some(purged) = purge_of(&record) {
+            floor = floor.max_by_index(purged);
+        }
+    }
+    floor
+}
+
+trait MaxByIndex {
+    fn max_by_index(self, other: LogId) -> Self;
+}
+
+impl MaxByIndex for Option<LogId> {
+    fn max_by_index(self, other: LogId) -> Self {
+        self.filter(|id| id.index > other.index).or(Some(other))
+    }
+}
+
+/// The floor that a record sets, if it is one that does.
+fn purge_of(record: &Scanned) -> Option<LogId> {
+    let body = record.bytes.get(RECORD_HEADER..RECORD_HEADER + format::FLOOR)?;
+    let floor =
+        (record.header.kind == RecordKind::Committed).then(|| format::decode_floor(body))?;
+    floor.filter(|id| id.index <= crate::limits::INDEX_MAX)
+}
+
+enum ScanError {
+    Damage(Damage),
+    Io(io::Error),
+}
+
+impl Rebuild {
+    /// Checks that a segment continues the one before it. A hole is fine only where Raft has purged.
+    fn join(
+        &mut self,
+        segment: &Found,
+        previous: Option<&Found>,
+        floor: u64,
+    ) -> Result<(), Damage> {
+        let header = &segment.header;
+        let damage =
+            |what: &str| Damage { file: segment.path.clone(), offset: 0, what: what.into() };
+        let adjacent = match previous {
+            None => header.previous_salt == 0,
+            Some(previous) => header.previous_salt == previous.header.salt,
+        };
+        if adjacent {
+            let first = previous.is_none();
+            let continues = header.first_sequence == self.sequence
+                && header.previous_crc == self.previous_crc
+                && header.base_index
+                    == self.state.next.max(header.purged.map_or(0, |id| id.index + 1));
+            if !continues && !first {
+                return Err(damage("does not continue the segment before it"));
+            }
+            if previous.is_some() && !self.sealed {
+                return Err(damage("the segment before it has no seal"));
+            }
+        } else if header.base_index > floor {
+            return Err(damage("a segment before it is missing"));
+        }
+        if !adjacent || previous.is_none() {
+            self.state.restart_at(header.base_index);
+        }
+        self.sequence = header.first_sequence;
+        self.previous_crc = header.previous_crc;
+        self.state.committed_next = header.committed_next;
+        if let Some(purged) = header.purged {
+            self.state.purge(purged);
+        }
+        Ok(())
+    }
+
+    /// Takes a sealed, purged segment as its index file describes it.
+    fn believe(&mut self, segment: &Found, summary: Summary) {
+        let Found { header, path, map, .. } = segment;
+        self.truncate(summary.lowest_truncation);
+        let next = summary.index.range().end;
+        let segment =
+            Segment::unverified(header.clone(), path.clone(), Arc::clone(map), summary.index);
+        segment.lowest_truncation.store(summary.lowest_truncation, Ordering::Relaxed);
+        self.state.segments.push(Arc::new(segment));
+        self.state.restart_at(next);
+        self.sequence = summary.next_sequence;
+        self.previous_crc = summary.last_crc;
+        self.at = u64::from(summary.end);
+        self.sealed = true;
+    }
+
+    /// Reads every record of a segment.
+    fn scan(&mut self, found: &Found, last: bool) -> Result<(), ScanError> {
+        let Found { header, path, map, file } = found;
+        let index = OffsetIndex::new(self.state.next.max(header.base_index));
+        let segment = Segment::new(header.clone(), path.clone(), Arc::clone(map), index);
+        let segment = Arc::new(segment);
+        self.state.segments.push(Arc::clone(&segment));
+        let mut scan = Scan::new(&**map, header.seed(), self.sequence, self.previous_crc);
+        let end = loop {
+            // A fault planted to prove that the crash test finds it (design §12).
+            let before = (scan.at, scan.sequence, scan.previous_crc);
+            match scan.next() {
+                Ok(record) => {
+                    if cfg!(planted = "drop_last_batch") && last && scan.peek().is_none() {
+                        (scan.at, scan.sequence, scan.previous_crc) = before;
+                        break End::Invalid;
+                    }
+                    self.apply(&segment, &record).map_err(ScanError::Damage)?;
+                }
+                Err(end) => break end,
+            }
+        };
+        (self.at, self.sequence, self.previous_crc) = (scan.at, scan.sequence, scan.previous_crc);
+        self.scanned_bytes += scan.at;
+        self.sealed = end == End::Sealed;
+        let damage = |what| ScanError::Damage(segment.damage(scan.at, what));
+        match end {
+            End::Sealed => Ok(()),
+            End::Wrong(what) => Err(damage(what)),
+            End::Invalid if !last => Err(damage("an unreadable record in a sealed segment")),
+            End::Invalid => match judge(&**map, scan.at, header.seed(), scan.sequence) {
+                Tail::Clean => Ok(()),
+                _ if cfg!(planted = "drop_last_batch") => {
+                    zero(&**file, scan.at, header.capacity).map_err(ScanError::Io)
+                }
+                Tail::Damage(what) => Err(damage(what)),
+                Tail::Torn { end } => {
+                    self.torn_bytes = end - scan.at;
+                    zero(&**file, scan.at, end).map_err(ScanError::Io)
+                }
+            },
+        }
+    }
+
+    fn apply(&mut self, segment: &Arc<Segment>, record: &Scanned) -> Result<(), Damage> {
+        let header = &record.header;
+        let damage = |what: &str| segment.damage(record.at, what);
+        self.state.committed_next = header.committed_next;
+        match header.kind {
+            RecordKind::Entries => {
+                let entries = record.entries().ok_or_else(|| damage("entries of a record"))?;
+                if header.first != self.state.next {
+                    return Err(damage("entries do not continue the log"));
+                }
+                let mut index = segment.index.write();
+                if !index.range().is_empty() && index.range().end != header.first {
+                    return Err(damage("entries behind a gap"));
+                }
+                for (entry, point) in entries {
+                    index.push(point);
+                    self.state.recovered(entry.id);
+                }
+            }
+            RecordKind::TruncateAfter => {
+                self.truncate(header.first);
+                segment.lowest_truncation.fetch_min(header.first, Ordering::Relaxed);
+            }
+            RecordKind::Committed => {
+                let upto = purge_of(record).ok_or_else(|| damage("purge floor"))?;
+                self.state.purge(upto);
+            }
+            RecordKind::Seal => {}
+        }
+        Ok(())
+    }
+
+    fn truncate(&mut self, from: u64) {
+        self.state.segments.iter().for_each(|segment| segment.truncate(from));
+        self.state.truncate(from);
+    }
 }

@@ -31,9 +31,7 @@ impl Io for DiskIo {
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(DiskFile {
-            file: create_new(path)?,
-        }))
+        Ok(Arc::new(DiskFile { file: create_new(path)? }))
     }
 
     fn create_zeroed(&self, path: &Path, len: u64) -> io::Result<Arc<dyn File>> {
@@ -72,10 +70,7 @@ impl Io for DiskIo {
             let entry = entry?;
             // A name that is not UTF-8 is not ours; it is listed so that a foreign directory is seen as such.
             let name = entry.file_name().to_string_lossy().into_owned();
-            names.push(DirEntry {
-                name,
-                is_dir: entry.file_type()?.is_dir(),
-            });
+            names.push(DirEntry { name, is_dir: entry.file_type()?.is_dir() });
         }
         names.sort();
         Ok(names)
@@ -109,19 +104,13 @@ impl Io for DiskIo {
     }
 
     fn now_us(&self) -> u64 {
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
     }
 }
 
 fn create_new(path: &Path) -> io::Result<fs::File> {
-    fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(path)
+    fs::OpenOptions::new().read(true).write(true).create_new(true).open(path)
 }
 
 fn write_zeroes(file: &fs::File, len: u64) -> io::Result<()> {
@@ -129,9 +118,7 @@ fn write_zeroes(file: &fs::File, len: u64) -> io::Result<()> {
     let mut offset = 0;
     let mut unsynced = 0;
     while offset < len {
-        let n = usize::try_from(len - offset)
-            .unwrap_or(ZERO_CHUNK)
-            .min(ZERO_CHUNK);
+        let n = usize::try_from(len - offset).unwrap_or(ZERO_CHUNK).min(ZERO_CHUNK);
         file.write_all_at(&zeroes[..n], offset)?;
         offset += n as u64;
         unsynced += n as u64;

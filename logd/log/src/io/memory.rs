@@ -35,10 +35,7 @@ impl Default for MemoryIo {
 impl MemoryIo {
     /// `capacity` is what `free_space` counts down from, bytes.
     pub fn new(capacity: u64) -> Self {
-        Self {
-            tree: Arc::default(),
-            capacity,
-        }
+        Self { tree: Arc::default(), capacity }
     }
 }
 
@@ -104,13 +101,7 @@ impl Io for MemoryIo {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let data = self
-            .tree
-            .lock()
-            .files
-            .get(path)
-            .cloned()
-            .ok_or_else(not_found)?;
+        let data = self.tree.lock().files.get(path).cloned().ok_or_else(not_found)?;
         Ok(Arc::new(MemoryFile { data }))
     }
 
@@ -128,20 +119,13 @@ impl Io for MemoryIo {
             return Err(exists());
         }
         let moved = |path: &PathBuf| path.strip_prefix(from).ok().map(|rest| join(to, rest));
-        let dirs: Vec<_> = tree
-            .dirs
-            .iter()
-            .filter_map(|p| Some((p.clone(), moved(p)?)))
-            .collect();
+        let dirs: Vec<_> = tree.dirs.iter().filter_map(|p| Some((p.clone(), moved(p)?))).collect();
         for (old, new) in dirs {
             tree.dirs.remove(&old);
             tree.dirs.insert(new);
         }
-        let files: Vec<_> = tree
-            .files
-            .keys()
-            .filter_map(|p| Some((p.clone(), moved(p)?)))
-            .collect();
+        let files: Vec<_> =
+            tree.files.keys().filter_map(|p| Some((p.clone(), moved(p)?))).collect();
         for (old, new) in files {
             if let Some(file) = tree.files.remove(&old) {
                 tree.files.insert(new, file);
@@ -151,31 +135,19 @@ impl Io for MemoryIo {
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.tree
-            .lock()
-            .files
-            .remove(path)
-            .map(|_| ())
-            .ok_or_else(not_found)
+        self.tree.lock().files.remove(path).map(|_| ()).ok_or_else(not_found)
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
         if !self.list(path)?.is_empty() {
-            return Err(io::Error::new(
-                io::ErrorKind::DirectoryNotEmpty,
-                "directory not empty",
-            ));
+            return Err(io::Error::new(io::ErrorKind::DirectoryNotEmpty, "directory not empty"));
         }
         self.tree.lock().dirs.remove(path);
         Ok(())
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        if self.tree.lock().is_dir(path) {
-            Ok(())
-        } else {
-            Err(not_found())
-        }
+        if self.tree.lock().is_dir(path) { Ok(()) } else { Err(not_found()) }
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
@@ -195,16 +167,10 @@ impl Io for MemoryIo {
 
     fn free_space(&self, _: &Path) -> io::Result<FreeSpace> {
         if self.capacity == u64::MAX {
-            return Ok(FreeSpace {
-                free: u64::MAX,
-                total: u64::MAX,
-            });
+            return Ok(FreeSpace { free: u64::MAX, total: u64::MAX });
         }
         let used = self.tree.lock().used();
-        Ok(FreeSpace {
-            free: self.capacity.saturating_sub(used),
-            total: self.capacity,
-        })
+        Ok(FreeSpace { free: self.capacity.saturating_sub(used), total: self.capacity })
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
@@ -214,10 +180,7 @@ impl Io for MemoryIo {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         tree.files.entry(path.to_owned()).or_default();
-        Ok(Box::new(MemoryLock {
-            tree: Arc::clone(&self.tree),
-            path: path.to_owned(),
-        }))
+        Ok(Box::new(MemoryLock { tree: Arc::clone(&self.tree), path: path.to_owned() }))
     }
 
     fn random(&self) -> u64 {
@@ -226,19 +189,13 @@ impl Io for MemoryIo {
     }
 
     fn now_us(&self) -> u64 {
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
     }
 }
 
 fn join(base: &Path, rest: &Path) -> PathBuf {
-    if rest.as_os_str().is_empty() {
-        base.to_owned()
-    } else {
-        base.join(rest)
-    }
+    if rest.as_os_str().is_empty() { base.to_owned() } else { base.join(rest) }
 }
 
 struct MemoryLock {
@@ -283,10 +240,7 @@ impl File for MemoryFile {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let data = self.data.read();
-        let rest = usize::try_from(offset)
-            .ok()
-            .and_then(|at| data.get(at..))
-            .unwrap_or_default();
+        let rest = usize::try_from(offset).ok().and_then(|at| data.get(at..)).unwrap_or_default();
         let n = rest.len().min(buffer.len());
         buffer[..n].copy_from_slice(&rest[..n]);
         Ok(n)
@@ -294,10 +248,7 @@ impl File for MemoryFile {
 
     fn map(&self) -> io::Result<Arc<dyn Map>> {
         let size = self.len()?;
-        Ok(Arc::new(MemoryMap {
-            data: Arc::clone(&self.data),
-            size,
-        }))
+        Ok(Arc::new(MemoryMap { data: Arc::clone(&self.data), size }))
     }
 }
 
@@ -313,26 +264,18 @@ impl Map for MemoryMap {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> bool {
-        let Some(end) = offset
-            .checked_add(buffer.len() as u64)
-            .filter(|end| *end <= self.size)
+        let Some(end) = offset.checked_add(buffer.len() as u64).filter(|end| *end <= self.size)
         else {
             return false;
         };
         let (Ok(start), Ok(end)) = (usize::try_from(offset), usize::try_from(end)) else {
             return false;
         };
-        self.data
-            .read()
-            .get(start..end)
-            .map(|source| buffer.copy_from_slice(source))
-            .is_some()
+        self.data.read().get(start..end).map(|source| buffer.copy_from_slice(source)).is_some()
     }
 
     fn slice(&self, offset: u64, len: usize) -> Option<Bytes> {
-        let end = offset
-            .checked_add(len as u64)
-            .filter(|end| *end <= self.size)?;
+        let end = offset.checked_add(len as u64).filter(|end| *end <= self.size)?;
         let (start, end) = (usize::try_from(offset).ok()?, usize::try_from(end).ok()?);
         self.data.read().get(start..end).map(Bytes::copy_from_slice)
     }

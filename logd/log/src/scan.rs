@@ -1,0 +1,169 @@
+//! Reads a segment record by record, and judges what stands where no valid record does (S4).
+
+use bytes::Bytes;
+
+use crate::batch::{EntryHeader, RECORD_HEADER, RecordHeader, RecordKind};
+use crate::format::SEGMENT_HEADER;
+use crate::io::Map;
+use crate::limits;
+use crate::offset_index::Point;
+
+/// Bytes searched at once.
+const WINDOW: u64 = 1024 * 1024;
+
+/// A valid record.
+pub(crate) struct Scanned {
+    pub(crate) header: RecordHeader,
+    /// Header, body, padding.
+    pub(crate) bytes: Bytes,
+    /// Where it starts.
+    pub(crate) at: u64,
+}
+
+/// Why a scan ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// After a seal.
+    Sealed,
+    /// No valid record here: the end, a torn tail, or damage; see [`judge`].
+    Invalid,
+    /// A valid record that cannot be here.
+    Wrong(&'static str),
+}
+
+/// Reads the records of one segment in order.
+pub(crate) struct Scan<'a> {
+    map: &'a dyn Map,
+    seed: u32,
+    pub(crate) at: u64,
+    /// What the next record must carry.
+    pub(crate) sequence: u64,
+    pub(crate) previous_crc: u32,
+    sealed: bool,
+}
+
+impl<'a> Scan<'a> {
+    pub(crate) fn new(map: &'a dyn Map, seed: u32, sequence: u64, previous_crc: u32) -> Self {
+        Self { map, seed, at: SEGMENT_HEADER as u64, sequence, previous_crc, sealed: false }
+    }
+
+    pub(crate) fn next(&mut self) -> Result<Scanned, End> {
+        if self.sealed {
+            return Err(End::Sealed);
+        }
+        let header = header_at(self.map, self.at, self.seed).ok_or(End::Invalid)?;
+        let bytes = self.map.slice(self.at, header.total as usize).ok_or(End::Invalid)?;
+        if !header.matches(&bytes, self.seed) {
+            return Err(End::Invalid);
+        }
+        if header.sequence != self.sequence {
+            return Err(End::Wrong("record out of sequence"));
+        }
+        if header.previous_crc != self.previous_crc {
+            return Err(End::Wrong("record does not follow the one before it"));
+        }
+        let at = self.at;
+        self.at += u64::from(header.total);
+        self.sequence += 1;
+        self.previous_crc = header.crc;
+        self.sealed = header.kind == RecordKind::Seal;
+        Ok(Scanned { header, bytes, at })
+    }
+}
+
+impl Scan<'_> {
+    /// The header of what comes next, if it looks like a record.
+    pub(crate) fn peek(&self) -> Option<RecordHeader> {
+        header_at(self.map, self.at, self.seed)
+    }
+}
+
+fn header_at(map: &dyn Map, at: u64, seed: u32) -> Option<RecordHeader> {
+    let mut bytes = [0; RECORD_HEADER];
+    map.read_at(&mut bytes, at).then(|| RecordHeader::decode(&bytes, seed)).flatten()
+}
+
+impl Scanned {
+    /// Its entries; `None` if they are not what the header says.
+    pub(crate) fn entries(&self) -> Option<Vec<(EntryHeader, Point)>> {
+        let header = &self.header;
+        let record = u32::try_from(self.at).ok()?;
+        let count = header.last.checked_sub(header.first)?.checked_add(1)?;
+        if count != u64::from(header.count) || header.last > limits::INDEX_MAX {
+            return None;
+        }
+        let mut entries = Vec::with_capacity(header.count.min(header.total / 28) as usize);
+        let mut at = RECORD_HEADER;
+        for index in header.first..=header.last {
+            let entry = EntryHeader::decode(self.bytes.get(at..)?)?;
+            let point = Point { index, position: record + u32::try_from(at).ok()?, record };
+            at = at.checked_add(entry.size + entry.len)?;
+            if entry.id.index != index || at > self.bytes.len() {
+                return None;
+            }
+            entries.push((entry, point));
+        }
+        // Only padding may be left.
+        (self.bytes.len() - at < 8).then_some(entries)
+    }
+}
+
+/// What stands from `from` to the end of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tail {
+    /// Zeroes.
+    Clean,
+    /// What is left of the one record that was being written; up to `end`.
+    Torn { end: u64 },
+    /// Something that was durable is damaged.
+    Damage(&'static str),
+}
+
+/// Judges a tail: it is torn only if no later record is in it and it is no longer than one record (the write rule keeps
+/// at most one record unsynced).
+pub(crate) fn judge(map: &dyn Map, from: u64, seed: u32, expected: u64) -> Tail {
+    let end = match last_nonzero(map, from) {
+        Err(()) => return Tail::Damage("the segment cannot be read"),
+        Ok(None) => return Tail::Clean,
+        Ok(Some(end)) => end,
+    };
+    let span = header_at(map, from, seed).map_or(limits::RECORD_MAX as u64, |h| u64::from(h.total));
+    if end - from > span {
+        return Tail::Damage("more than one record is unreadable");
+    }
+    let mut at = from;
+    let mut window = Bytes::new();
+    let mut window_start = from;
+    while at < end {
+        let offset = usize::try_from(at - window_start).unwrap_or(usize::MAX);
+        let Some(magic) = window.get(offset..offset.saturating_add(3)) else {
+            let len = usize::try_from(WINDOW.min(map.size() - at)).unwrap_or(0);
+            match map.slice(at, len) {
+                Some(bytes) if bytes.len() >= 3 => (window, window_start) = (bytes, at),
+                _ => break,
+            }
+            continue;
+        };
+        // A valid header suffices: a record behind this one is only written when this one was durable.
+        if magic == b"LGB" && header_at(map, at, seed).is_some_and(|h| h.sequence > expected) {
+            return Tail::Damage("an unreadable record with a valid one behind it");
+        }
+        at += 8;
+    }
+    Tail::Torn { end }
+}
+
+/// End of the last byte that is not zero.
+fn last_nonzero(map: &dyn Map, from: u64) -> Result<Option<u64>, ()> {
+    let mut end = map.size();
+    while end > from {
+        let start = end.saturating_sub(WINDOW).max(from);
+        let len = usize::try_from(end - start).map_err(|_| ())?;
+        let bytes = map.slice(start, len).ok_or(())?;
+        if let Some(at) = bytes.iter().rposition(|byte| *byte != 0) {
+            return Ok(Some(start + at as u64 + 1));
+        }
+        end = start;
+    }
+    Ok(None)
+}
