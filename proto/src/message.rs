@@ -43,11 +43,7 @@ impl<'o> HeadWriter<'o> {
     pub fn new(out: &'o mut Vec<u8>) -> Self {
         let start = out.len();
         out.extend_from_slice(&[VERSION, 0, 0, 0]);
-        Self {
-            out,
-            start,
-            fields: 0,
-        }
+        Self { out, start, fields: 0 }
     }
 
     /// The publisher states whether the payload is UTF-8 text.
@@ -125,13 +121,7 @@ impl<'a> Head<'a> {
             (_, rest) = read_field(rest)?;
         }
         let fields = &fields[..fields.len() - rest.len()];
-        Some((
-            Self {
-                flags: fixed[1],
-                fields,
-            },
-            rest,
-        ))
+        Some((Self { flags: fixed[1], fields }, rest))
     }
 
     /// Reads a head without its payload; an empty one has no fields.
@@ -140,9 +130,7 @@ impl<'a> Head<'a> {
         if head.is_empty() {
             return Some(Self::default());
         }
-        Self::split(head)
-            .filter(|(_, rest)| rest.is_empty())
-            .map(|(head, _)| head)
+        Self::split(head).filter(|(_, rest)| rest.is_empty()).map(|(head, _)| head)
     }
 
     /// What the publisher said of the payload: true for UTF-8 text, None when it said nothing.
@@ -176,10 +164,7 @@ fn read_field(bytes: &[u8]) -> Option<(Field<'_>, &[u8])> {
                 return None;
             };
             let (value, rest) = read_block(rest)?;
-            return Some((
-                Field::UserProperty(name, std::str::from_utf8(value).ok()?),
-                rest,
-            ));
+            return Some((Field::UserProperty(name, std::str::from_utf8(value).ok()?), rest));
         }
         tag => Field::Other(*tag, value),
     };

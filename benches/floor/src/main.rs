@@ -27,19 +27,12 @@ struct Shared {
 }
 
 fn main() -> std::io::Result<()> {
-    let address = std::env::args()
-        .nth(1)
-        .unwrap_or_else(|| "127.0.0.1:0".into());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:0".into());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
         let listener = TcpListener::bind(address).await?;
         eprintln!("floor on {}", listener.local_addr()?);
-        let shared = Rc::new(Shared {
-            read: RefCell::new(vec![0; 65_536]),
-            ..Shared::default()
-        });
+        let shared = Rc::new(Shared { read: RefCell::new(vec![0; 65_536]), ..Shared::default() });
         loop {
             let (socket, _) = listener.accept().await?;
             socket.set_nodelay(true)?;
@@ -153,12 +146,7 @@ fn packet_in(packet: &[u8], body: &[u8], shared: &Shared, peer: &Rc<Peer>) {
             out.extend_from_slice(&[0x90, 3, body[0], body[1], body[body.len() - 1]]);
             let topic = body[4..body.len() - 1].to_vec();
             let entry = (peer.clone(), body[body.len() - 1]);
-            shared
-                .topics
-                .borrow_mut()
-                .entry(topic)
-                .or_default()
-                .push(entry);
+            shared.topics.borrow_mut().entry(topic).or_default().push(entry);
         }
         12 => out.extend_from_slice(&[0xD0, 0]),
         _ => {}

@@ -55,21 +55,10 @@ impl Publisher {
         } else if o.rate > 0 {
             left
         } else {
-            let slowest = self
-                .topic
-                .delivered
-                .borrow()
-                .iter()
-                .min()
-                .copied()
-                .unwrap_or(sent);
+            let slowest = self.topic.delivered.borrow().iter().min().copied().unwrap_or(sent);
             u64::from(o.window).saturating_sub(sent - slowest)
         };
-        let due = if o.rate > 0 {
-            self.due().saturating_sub(sent)
-        } else {
-            left
-        };
+        let due = if o.rate > 0 { self.due().saturating_sub(sent) } else { left };
         left.min(window).min(due).min(BURST)
     }
 
@@ -164,15 +153,9 @@ impl Subscriber {
         let qos = (first >> 1) & 3;
         ensure!(qos == self.options.qos, "delivered with qos {qos}");
         let topic_end = 2 + usize::from(u16::from_be_bytes([body[0], body[1]]));
-        ensure!(
-            &body[2..topic_end] == self.topic.name.as_bytes(),
-            "wrong topic"
-        );
+        ensure!(&body[2..topic_end] == self.topic.name.as_bytes(), "wrong topic");
         let payload = &body[topic_end + if qos > 0 { 2 } else { 0 }..];
-        ensure!(
-            payload.len() == self.options.size as usize,
-            "payload of another length"
-        );
+        ensure!(payload.len() == self.options.size as usize, "payload of another length");
         if qos > 0 {
             let id = [body[topic_end], body[topic_end + 1]];
             wire::acknowledge(out, if qos == 1 { 0x40 } else { 0x50 }, id);
@@ -195,11 +178,7 @@ impl Subscriber {
         }
         self.expected = n + 1;
         let now_ns = self.shared.start.elapsed().as_nanos() as u64;
-        let _ = self
-            .shared
-            .latency_ns
-            .borrow_mut()
-            .record(now_ns.saturating_sub(sent_ns).max(1));
+        let _ = self.shared.latency_ns.borrow_mut().record(now_ns.saturating_sub(sent_ns).max(1));
         Ok(())
     }
 }
@@ -303,10 +282,7 @@ pub(crate) async fn run(options: FlowOptions) -> Result<()> {
         latency: Some((&*shared.latency_ns.borrow()).into()),
     };
     report.write(options.target.json.as_deref())?;
-    ensure!(
-        report.figures.lost == 0 && report.figures.gaps == 0,
-        "messages were lost"
-    );
+    ensure!(report.figures.lost == 0 && report.figures.gaps == 0, "messages were lost");
     Ok(())
 }
 

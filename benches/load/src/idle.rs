@@ -11,11 +11,7 @@ use crate::{IdleOptions, process};
 /// Opens the connections, each with a filter of its own, and reports memory and CPU for each.
 pub(crate) async fn run(options: IdleOptions) -> Result<()> {
     let pids = &options.target.pids;
-    let before = (
-        process::rss_anon_kib(pids),
-        process::cpu_us(pids),
-        process::own_cpu_us(),
-    );
+    let before = (process::rss_anon_kib(pids), process::cpu_us(pids), process::own_cpu_us());
     let began = Instant::now();
     let mut sockets = Vec::new();
     for n in 0..options.connections {
@@ -27,10 +23,7 @@ pub(crate) async fn run(options: IdleOptions) -> Result<()> {
     let rss = process::rss_anon_kib(pids).saturating_sub(before.0);
     println!("KiB RssAnon per connection: {:.2}", rss as f64 / count);
     let report = Report {
-        workload: format!(
-            "idle {} connections, a subscription each",
-            options.connections
-        ),
+        workload: format!("idle {} connections, a subscription each", options.connections),
         figures: Figures {
             delivered: options.connections.into(),
             lost: 0,

@@ -54,21 +54,14 @@ pub(crate) async fn open(
     if let Some((_, qos)) = filter {
         let mut suback = [0; 5];
         socket.read_exact(&mut suback).await?;
-        ensure!(
-            suback == [0x90, 3, 0, 1, qos],
-            "subscription refused: {suback:?}"
-        );
+        ensure!(suback == [0x90, 3, 0, 1, qos], "subscription refused: {suback:?}");
     }
     Ok(socket)
 }
 
 /// Runs `role` on `socket` until it is done.
 pub(crate) async fn drive<R: Role>(mut socket: TcpStream, mut role: R, bell: Bell) -> Result<R> {
-    let mut state = State {
-        out: Vec::new(),
-        written: 0,
-        rest: Vec::new(),
-    };
+    let mut state = State { out: Vec::new(), written: 0, rest: Vec::new() };
     // One buffer a connection: the generator is measured by its CPU, not by its memory.
     let mut memory = vec![0; READ_BYTES];
     std::future::poll_fn(|cx| {

@@ -87,9 +87,7 @@ struct IdleOptions {
 
 fn main() -> anyhow::Result<()> {
     process::raise_file_limit();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
     match Options::parse().work {
         Work::Flow(options) => local.block_on(&runtime, flow::run(options)),

@@ -39,11 +39,5 @@ pub(crate) fn rss_anon_kib(pids: &[u32]) -> u64 {
 /// As many files as the system lets us have.
 pub(crate) fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            ..limit
-        },
-    );
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }

@@ -33,12 +33,7 @@ pub(crate) struct Latency {
 impl From<&Histogram<u64>> for Latency {
     fn from(ns: &Histogram<u64>) -> Self {
         let us = |quantile| ns.value_at_quantile(quantile) as f64 / 1_000.0;
-        Self {
-            p50: us(0.5),
-            p99: us(0.99),
-            p999: us(0.999),
-            max: ns.max() as f64 / 1_000.0,
-        }
+        Self { p50: us(0.5), p99: us(0.99), p999: us(0.999), max: ns.max() as f64 / 1_000.0 }
     }
 }
 

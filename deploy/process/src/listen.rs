@@ -61,9 +61,7 @@ impl FromStr for ListenAddress {
             return Ok(Self::Off);
         }
         // ":1883" is how Go programs write every address of the machine.
-        let text = text
-            .strip_prefix(':')
-            .map_or(text.to_owned(), |port| format!("0.0.0.0:{port}"));
+        let text = text.strip_prefix(':').map_or(text.to_owned(), |port| format!("0.0.0.0:{port}"));
         let found = text.to_socket_addrs().map_err(|e| {
             format!("{text:?} is not an address: {e}; write HOST:PORT, for example 127.0.0.1:1883, or off")
         })?;
@@ -85,9 +83,7 @@ impl fmt::Display for ListenAddress {
 
 impl<'de> Deserialize<'de> for ListenAddress {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(D::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }
 
@@ -109,11 +105,7 @@ pub fn bind_all(wanted: &[(&str, &ListenAddress)]) -> Result<Vec<Vec<TcpListener
         }
         bound.push(listeners);
     }
-    if failures.is_empty() {
-        Ok(bound)
-    } else {
-        Err(failures)
-    }
+    if failures.is_empty() { Ok(bound) } else { Err(failures) }
 }
 
 /// The machine has no IPv6: nothing is wrong with the default.
@@ -166,11 +158,7 @@ pub fn refuse_exposed(wanted: &[(&str, &ListenAddress)]) -> Result<(), Vec<Strin
             )
         })
         .collect();
-    if refused.is_empty() {
-        Ok(())
-    } else {
-        Err(refused)
-    }
+    if refused.is_empty() { Ok(()) } else { Err(refused) }
 }
 
 #[cfg(test)]
@@ -185,12 +173,8 @@ mod tests {
     fn every_taken_address_is_told_with_what_to_do() {
         let taken = bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
         let used = at(&taken.local_addr().expect("bound").to_string());
-        let failures = bind_all(&[
-            ("mqtt", &used),
-            ("http", &ListenAddress::Off),
-            ("grpc", &used),
-        ])
-        .expect_err("it is taken");
+        let failures = bind_all(&[("mqtt", &used), ("http", &ListenAddress::Off), ("grpc", &used)])
+            .expect_err("it is taken");
         assert_eq!(failures.len(), 2);
         assert!(failures[0].contains("is in use") && failures[0].contains("--mqtt off"));
         assert!(failures[1].contains("--grpc ADDR"));
@@ -198,14 +182,8 @@ mod tests {
 
     #[test]
     fn only_loopback_is_served_to_everybody() {
-        assert_eq!(
-            refuse_exposed(&[("mqtt", &ListenAddress::Loopback(1))]),
-            Ok(())
-        );
-        assert_eq!(
-            refuse_exposed(&[("mqtt", &at("127.0.0.2:1")), ("x", &at("[::1]:1"))]),
-            Ok(())
-        );
+        assert_eq!(refuse_exposed(&[("mqtt", &ListenAddress::Loopback(1))]), Ok(()));
+        assert_eq!(refuse_exposed(&[("mqtt", &at("127.0.0.2:1")), ("x", &at("[::1]:1"))]), Ok(()));
         let refused = refuse_exposed(&[("mqtt", &at(":1883"))]).expect_err("all addresses");
         assert_eq!(
             refused,

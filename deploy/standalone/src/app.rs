@@ -51,17 +51,12 @@ pub(crate) fn run(options: Options) -> Result<(), Vec<String>> {
             spawn_local(gateway.clone().accept(listener));
         }
         spawn_local(tick(worker, started));
-        println(format_args!(
-            "ready in {} ms",
-            started.elapsed().as_millis()
-        ));
+        println(format_args!("ready in {} ms", started.elapsed().as_millis()));
         signals::stop_requested().await?;
         let _ = tokio::time::timeout(DRAIN_MAX, gateway.drain()).await;
         Ok(())
     };
-    LocalSet::new()
-        .block_on(&runtime, work)
-        .map_err(|e: std::io::Error| vec![e.to_string()])
+    LocalSet::new().block_on(&runtime, work).map_err(|e: std::io::Error| vec![e.to_string()])
 }
 
 /// Turns the timer wheel once a second.
@@ -69,9 +64,7 @@ async fn tick(worker: Rc<Worker>, started: Instant) {
     let mut seconds = tokio::time::interval(Duration::from_secs(1));
     loop {
         seconds.tick().await;
-        worker
-            .wheel
-            .advance(u32::try_from(started.elapsed().as_secs()).unwrap_or(u32::MAX));
+        worker.wheel.advance(u32::try_from(started.elapsed().as_secs()).unwrap_or(u32::MAX));
     }
 }
 

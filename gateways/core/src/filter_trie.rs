@@ -59,15 +59,14 @@ impl FilterTrie {
     ) -> R {
         let mut change = Some(change);
         let mut result = R::default();
-        self.root
-            .change(filter.split('/'), &mut |slot: &mut Option<Box<Leaf>>| {
-                if let (Some(leaf), Some(change)) = (slot.as_deref_mut(), change.take()) {
-                    result = change(leaf);
-                    if is_empty(leaf) {
-                        *slot = None;
-                    }
+        self.root.change(filter.split('/'), &mut |slot: &mut Option<Box<Leaf>>| {
+            if let (Some(leaf), Some(change)) = (slot.as_deref_mut(), change.take()) {
+                result = change(leaf);
+                if is_empty(leaf) {
+                    *slot = None;
                 }
-            });
+            }
+        });
         result
     }
 

@@ -40,11 +40,7 @@ impl RouteCache {
         }
         let to = Rc::new(table.resolve(topic));
         self.entries.truncate(ENTRIES - 1);
-        let entry = Entry {
-            topic: topic.into(),
-            generation: table.generation(),
-            to: to.clone(),
-        };
+        let entry = Entry { topic: topic.into(), generation: table.generation(), to: to.clone() };
         self.entries.insert(0, entry);
         to
     }

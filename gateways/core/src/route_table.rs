@@ -111,19 +111,13 @@ impl RouteTable {
     ) -> bool {
         self.touch(filter);
         let live = &mut self.leaf(filter).live;
-        match live
-            .iter_mut()
-            .find(|s| Rc::ptr_eq(&s.subscriber, subscriber))
-        {
+        match live.iter_mut().find(|s| Rc::ptr_eq(&s.subscriber, subscriber)) {
             Some(known) => {
                 known.options = options;
                 false
             }
             None => {
-                live.push(Subscription {
-                    subscriber: subscriber.clone(),
-                    options,
-                });
+                live.push(Subscription { subscriber: subscriber.clone(), options });
                 true
             }
         }
@@ -133,10 +127,7 @@ impl RouteTable {
     pub fn unsubscribe(&mut self, filter: &str, subscriber: &Rc<dyn Subscriber>) -> bool {
         self.touch(filter);
         self.change(filter, |leaf| {
-            let at = leaf
-                .live
-                .iter()
-                .position(|s| Rc::ptr_eq(&s.subscriber, subscriber));
+            let at = leaf.live.iter().position(|s| Rc::ptr_eq(&s.subscriber, subscriber));
             at.map(|at| leaf.live.swap_remove(at)).is_some()
         })
     }
@@ -157,11 +148,7 @@ impl RouteTable {
     /// Whether a live subscriber other than those counted as gone still uses `filter`.
     #[must_use]
     pub fn has_live(&self, filter: &str) -> bool {
-        let leaf = if is_wild(filter) {
-            self.wild.get(filter)
-        } else {
-            self.exact.get(filter)
-        };
+        let leaf = if is_wild(filter) { self.wild.get(filter) } else { self.exact.get(filter) };
         leaf.is_some_and(|l| !l.live.is_empty())
     }
 
@@ -172,8 +159,7 @@ impl RouteTable {
         if let Some(leaf) = self.exact.get(topic) {
             collect(leaf, &mut to);
         }
-        self.wild
-            .for_each_match(topic, &mut |leaf| collect(leaf, &mut to));
+        self.wild.for_each_match(topic, &mut |leaf| collect(leaf, &mut to));
         to.shards.sort_unstable();
         to.shards.dedup();
         to
@@ -187,12 +173,7 @@ impl RouteTable {
             return false;
         };
         behind <= self.recent.len()
-            && self
-                .recent
-                .iter()
-                .rev()
-                .take(behind)
-                .all(|f| !filter_matches(f, topic))
+            && self.recent.iter().rev().take(behind).all(|f| !filter_matches(f, topic))
     }
 
     fn leaf(&mut self, filter: &str) -> &mut Leaf {
@@ -238,14 +219,8 @@ fn collect(leaf: &Leaf, to: &mut Destinations) {
     to.shards.extend_from_slice(&leaf.shards);
     // The scan for repeats stays out of the way of a large leaf met first.
     let known = to.live.len();
-    for Subscription {
-        subscriber,
-        options: o,
-    } in &leaf.live
-    {
-        let same = to.live[..known]
-            .iter_mut()
-            .find(|d| Rc::ptr_eq(&d.subscriber, subscriber));
+    for Subscription { subscriber, options: o } in &leaf.live {
+        let same = to.live[..known].iter_mut().find(|d| Rc::ptr_eq(&d.subscriber, subscriber));
         let identifier = (o.identifier != 0).then_some(o.identifier);
         match same {
             Some(d) => {

@@ -24,13 +24,8 @@ pub struct TimerWheel {
 
 impl Default for TimerWheel {
     fn default() -> Self {
-        let slots = std::iter::repeat_with(Vec::new)
-            .take(SLOTS as usize)
-            .collect();
-        Self {
-            slots: RefCell::new(slots),
-            now_s: Cell::new(0),
-        }
+        let slots = std::iter::repeat_with(Vec::new).take(SLOTS as usize).collect();
+        Self { slots: RefCell::new(slots), now_s: Cell::new(0) }
     }
 }
 
@@ -87,10 +82,7 @@ mod tests {
     #[test]
     fn deadlines_come_once_and_in_time_also_behind_a_full_turn() {
         let wheel = TimerWheel::default();
-        let bell = Rc::new(Bell {
-            rung: RefCell::default(),
-            again: Cell::new(Some(9)),
-        });
+        let bell = Rc::new(Bell { rung: RefCell::default(), again: Cell::new(Some(9)) });
         let weak = Rc::downgrade(&bell);
         wheel.set(weak.clone(), 3);
         wheel.set(weak.clone(), 3 + SLOTS);

@@ -28,24 +28,17 @@ impl<'a> Acknowledgement<'a> {
     ) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
         let packet_id = reader.packet_id()?;
-        let mut ack = Self {
-            packet_id,
-            reason: ReasonCode::SUCCESS,
-            properties: Properties::default(),
-        };
+        let mut ack =
+            Self { packet_id, reason: ReasonCode::SUCCESS, properties: Properties::default() };
         if reader.is_empty() {
             return Ok(ack);
         }
         if version < Version::V5 {
-            return Err(DecodeError::malformed(
-                "acknowledgement is longer than two bytes",
-            ));
+            return Err(DecodeError::malformed("acknowledgement is longer than two bytes"));
         }
         ack.reason = ReasonCode(reader.u8()?);
         if !allowed(packet_type, ack.reason.0) {
-            return Err(DecodeError::protocol(
-                "reason code does not belong to this packet",
-            ));
+            return Err(DecodeError::protocol("reason code does not belong to this packet"));
         }
         if !reader.is_empty() {
             ack.properties = Properties::read(&mut reader, Place::Ack)?;
@@ -59,10 +52,7 @@ impl<'a> Acknowledgement<'a> {
 fn allowed(packet_type: PacketType, reason: u8) -> bool {
     match packet_type {
         PacketType::Puback | PacketType::Pubrec => {
-            matches!(
-                reason,
-                0x00 | 0x10 | 0x80 | 0x83 | 0x87 | 0x90 | 0x91 | 0x97 | 0x99
-            )
+            matches!(reason, 0x00 | 0x10 | 0x80 | 0x83 | 0x87 | 0x90 | 0x91 | 0x97 | 0x99)
         }
         _ => matches!(reason, 0x00 | 0x92),
     }

@@ -73,25 +73,15 @@ impl<'a> Connect<'a> {
         if properties.binary(crate::PropertyId::AUTH_DATA).is_some()
             && properties.text(crate::PropertyId::AUTH_METHOD).is_none()
         {
-            return Err(DecodeError::protocol(
-                "authentication data without a method",
-            ));
+            return Err(DecodeError::protocol("authentication data without a method"));
         }
         let client_id = reader.string()?;
         let will = read_will(&mut reader, flags, version)?;
-        let username = if flags & 0x80 != 0 {
-            Some(reader.string()?)
-        } else {
-            None
-        };
+        let username = if flags & 0x80 != 0 { Some(reader.string()?) } else { None };
         if flags & 0x40 != 0 && username.is_none() && version < Version::V5 {
             return Err(DecodeError::malformed("password without user name")); // 3.1.1: 3.1.2-22
         }
-        let password = if flags & 0x40 != 0 {
-            Some(reader.binary()?)
-        } else {
-            None
-        };
+        let password = if flags & 0x40 != 0 { Some(reader.binary()?) } else { None };
         reader.end()?;
         let clean_start = flags & 2 != 0;
         Ok(Self {
@@ -108,10 +98,8 @@ impl<'a> Connect<'a> {
 }
 
 fn read_version(reader: &mut Reader<'_>) -> Result<Version, DecodeError> {
-    const UNSUPPORTED: DecodeError = DecodeError::new(
-        Defect::UnsupportedVersion,
-        "protocol or version is not supported",
-    );
+    const UNSUPPORTED: DecodeError =
+        DecodeError::new(Defect::UnsupportedVersion, "protocol or version is not supported");
     let name = reader.binary()?;
     let level = reader.u8()?;
     match (name, level) {
@@ -127,11 +115,7 @@ fn read_properties<'a>(
     version: Version,
     place: Place,
 ) -> Result<Properties<'a>, DecodeError> {
-    if version == Version::V5 {
-        Properties::read(reader, place)
-    } else {
-        Ok(Properties::default())
-    }
+    if version == Version::V5 { Properties::read(reader, place) } else { Ok(Properties::default()) }
 }
 
 fn read_will<'a>(
@@ -152,11 +136,5 @@ fn read_will<'a>(
     let topic = reader.string()?;
     validate_topic(topic).map_err(|e| DecodeError::new(Defect::TopicName, e.0))?;
     let payload = reader.binary()?;
-    Ok(Some(Will {
-        qos,
-        retain,
-        topic,
-        properties,
-        payload,
-    }))
+    Ok(Some(Will { qos, retain, topic, properties, payload }))
 }

@@ -34,9 +34,7 @@ impl<'a> Disconnect<'a> {
         // What a client may say: MQTT 5 table 3-10, column "sent by".
         let allowed = matches!(reason.0, 0x00 | 0x04 | 0x80..=0x83 | 0x90 | 0x93..=0x99);
         if !allowed {
-            return Err(DecodeError::protocol(
-                "reason code does not belong to this packet",
-            ));
+            return Err(DecodeError::protocol("reason code does not belong to this packet"));
         }
         Ok(Self { reason, properties })
     }
@@ -54,9 +52,7 @@ impl<'a> Auth<'a> {
     pub(crate) fn decode(body: &'a [u8]) -> Result<Self, DecodeError> {
         let (reason, properties) = read(body, Place::Auth)?;
         if !matches!(reason.0, 0x00 | 0x18 | 0x19) {
-            return Err(DecodeError::protocol(
-                "reason code does not belong to this packet",
-            ));
+            return Err(DecodeError::protocol("reason code does not belong to this packet"));
         }
         Ok(Self { reason, properties })
     }

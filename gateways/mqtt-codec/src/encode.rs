@@ -109,11 +109,7 @@ fn head(out: &mut Vec<u8>, packet_type: PacketType, remaining: usize) {
 }
 
 fn properties_len(version: Version, properties: &[u8]) -> usize {
-    if version == Version::V5 {
-        var_int_len(properties.len()) + properties.len()
-    } else {
-        0
-    }
+    if version == Version::V5 { var_int_len(properties.len()) + properties.len() } else { 0 }
 }
 
 fn put_properties(out: &mut Vec<u8>, version: Version, properties: &[u8]) {
@@ -131,17 +127,9 @@ pub fn connack(
     reason: ReasonCode,
     properties: &[u8],
 ) {
-    head(
-        out,
-        PacketType::Connack,
-        2 + properties_len(version, properties),
-    );
+    head(out, PacketType::Connack, 2 + properties_len(version, properties));
     out.push(u8::from(session_present && !reason.is_failure()));
-    out.push(if version == Version::V5 {
-        reason.0
-    } else {
-        reason.connack_v311()
-    });
+    out.push(if version == Version::V5 { reason.0 } else { reason.connack_v311() });
     put_properties(out, version, properties);
 }
 
@@ -165,19 +153,11 @@ pub fn acknowledgement(
 
 /// SUBACK (§3.9). Before 5.0 every failure is 0x80.
 pub fn suback(out: &mut Vec<u8>, version: Version, packet_id: u16, codes: &[u8]) {
-    head(
-        out,
-        PacketType::Suback,
-        2 + properties_len(version, &[]) + codes.len(),
-    );
+    head(out, PacketType::Suback, 2 + properties_len(version, &[]) + codes.len());
     out.extend_from_slice(&packet_id.to_be_bytes());
     put_properties(out, version, &[]);
     let code = |c: &u8| {
-        if version < Version::V5 && *c >= 0x80 {
-            0x80
-        } else {
-            *c
-        }
+        if version < Version::V5 && *c >= 0x80 { 0x80 } else { *c }
     };
     out.extend(codes.iter().map(code));
 }
@@ -185,11 +165,7 @@ pub fn suback(out: &mut Vec<u8>, version: Version, packet_id: u16, codes: &[u8])
 /// UNSUBACK (§3.11); the codes are not written before 5.0.
 pub fn unsuback(out: &mut Vec<u8>, version: Version, packet_id: u16, codes: &[u8]) {
     let codes = if version == Version::V5 { codes } else { &[] };
-    head(
-        out,
-        PacketType::Unsuback,
-        2 + properties_len(version, &[]) + codes.len(),
-    );
+    head(out, PacketType::Unsuback, 2 + properties_len(version, &[]) + codes.len());
     out.extend_from_slice(&packet_id.to_be_bytes());
     put_properties(out, version, &[]);
     out.extend_from_slice(codes);
@@ -210,22 +186,14 @@ pub fn disconnect(out: &mut Vec<u8>, version: Version, reason: ReasonCode, prope
     if version < Version::V5 || (reason == ReasonCode::SUCCESS && properties.is_empty()) {
         return head(out, PacketType::Disconnect, 0);
     }
-    head(
-        out,
-        PacketType::Disconnect,
-        1 + properties_len(version, properties),
-    );
+    head(out, PacketType::Disconnect, 1 + properties_len(version, properties));
     out.push(reason.0);
     put_properties(out, version, properties);
 }
 
 /// AUTH (§3.15).
 pub fn auth(out: &mut Vec<u8>, reason: ReasonCode, properties: &[u8]) {
-    head(
-        out,
-        PacketType::Auth,
-        1 + properties_len(Version::V5, properties),
-    );
+    head(out, PacketType::Auth, 1 + properties_len(Version::V5, properties));
     out.push(reason.0);
     put_properties(out, Version::V5, properties);
 }
@@ -240,23 +208,14 @@ pub fn connect(out: &mut Vec<u8>, packet: &Connect<'_>) {
     };
     put_binary(&mut body, name);
     body.push(level);
-    let will = packet
-        .will
-        .as_ref()
-        .map_or(0, |w| 4 | (w.qos as u8) << 3 | u8::from(w.retain) << 5);
+    let will = packet.will.as_ref().map_or(0, |w| 4 | (w.qos as u8) << 3 | u8::from(w.retain) << 5);
     let credentials =
         u8::from(packet.password.is_some()) << 6 | u8::from(packet.username.is_some()) << 7;
     body.push(u8::from(packet.clean_start) << 1 | will | credentials);
     body.extend_from_slice(&packet.keep_alive_s.to_be_bytes());
     put_properties(&mut body, packet.version, packet.properties.bytes());
     put_binary(&mut body, packet.client_id.as_bytes());
-    if let Some(Will {
-        topic,
-        properties,
-        payload,
-        ..
-    }) = &packet.will
-    {
+    if let Some(Will { topic, properties, payload, .. }) = &packet.will {
         put_properties(&mut body, packet.version, properties.bytes());
         put_binary(&mut body, topic.as_bytes());
         put_binary(&mut body, payload);
@@ -281,11 +240,7 @@ pub fn subscribe(
 ) {
     let list: usize = filters.iter().map(|(f, _)| 3 + f.len()).sum();
     let properties = properties.bytes();
-    head(
-        out,
-        PacketType::Subscribe,
-        2 + properties_len(version, properties) + list,
-    );
+    head(out, PacketType::Subscribe, 2 + properties_len(version, properties) + list);
     out.extend_from_slice(&packet_id.to_be_bytes());
     put_properties(out, version, properties);
     for (filter, options) in filters {
@@ -297,11 +252,7 @@ pub fn subscribe(
 /// UNSUBSCRIBE (§3.10), for clients.
 pub fn unsubscribe(out: &mut Vec<u8>, version: Version, packet_id: u16, filters: &[&str]) {
     let list: usize = filters.iter().map(|f| 2 + f.len()).sum();
-    head(
-        out,
-        PacketType::Unsubscribe,
-        2 + properties_len(version, &[]) + list,
-    );
+    head(out, PacketType::Unsubscribe, 2 + properties_len(version, &[]) + list);
     out.extend_from_slice(&packet_id.to_be_bytes());
     put_properties(out, version, &[]);
     for filter in filters {

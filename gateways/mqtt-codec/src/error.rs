@@ -37,17 +37,11 @@ pub struct DecodeError {
 
 impl DecodeError {
     pub(crate) const fn malformed(what: &'static str) -> Self {
-        Self {
-            defect: Defect::Malformed,
-            what,
-        }
+        Self { defect: Defect::Malformed, what }
     }
 
     pub(crate) const fn protocol(what: &'static str) -> Self {
-        Self {
-            defect: Defect::Protocol,
-            what,
-        }
+        Self { defect: Defect::Protocol, what }
     }
 
     pub(crate) const fn new(defect: Defect, what: &'static str) -> Self {

@@ -40,9 +40,7 @@ pub fn peek(bytes: &[u8], packet_bytes_max: u32) -> Result<Option<FixedHeader>, 
         .ok_or(DecodeError::malformed("packet type 0 is reserved"))?;
     let flags = first & 0x0F;
     if packet_type != PacketType::Publish && flags != packet_type.flags() {
-        return Err(DecodeError::malformed(
-            "reserved flags of the fixed header are wrong",
-        ));
+        return Err(DecodeError::malformed("reserved flags of the fixed header are wrong"));
     }
     let mut remaining_len = 0;
     for (at, shift) in [0, 7, 14, 21].into_iter().enumerate() {
@@ -56,23 +54,13 @@ pub fn peek(bytes: &[u8], packet_bytes_max: u32) -> Result<Option<FixedHeader>, 
         if *byte == 0 && at > 0 {
             return Err(DecodeError::malformed("remaining length is not minimal"));
         }
-        let header = FixedHeader {
-            packet_type,
-            flags,
-            header_len: 2 + at,
-            remaining_len,
-        };
+        let header = FixedHeader { packet_type, flags, header_len: 2 + at, remaining_len };
         if header.total_len() as u64 > u64::from(packet_bytes_max) {
-            return Err(DecodeError::new(
-                Defect::TooLarge,
-                "packet is larger than the maximum",
-            ));
+            return Err(DecodeError::new(Defect::TooLarge, "packet is larger than the maximum"));
         }
         return Ok(Some(header));
     }
-    Err(DecodeError::malformed(
-        "remaining length is longer than four bytes",
-    ))
+    Err(DecodeError::malformed("remaining length is longer than four bytes"))
 }
 
 #[cfg(test)]
@@ -106,15 +94,9 @@ mod tests {
             &[0x30, 0x80, 0x00],             // not minimal
             &[0x30, 0xFF, 0xFF, 0xFF, 0xFF], // five bytes
         ] {
-            assert_eq!(
-                peek(bytes, u32::MAX).map_err(|e| e.defect),
-                Err(Defect::Malformed)
-            );
+            assert_eq!(peek(bytes, u32::MAX).map_err(|e| e.defect), Err(Defect::Malformed));
         }
-        assert_eq!(
-            peek(&[0x30, 99], 100).map_err(|e| e.defect),
-            Err(Defect::TooLarge)
-        );
+        assert_eq!(peek(&[0x30, 99], 100).map_err(|e| e.defect), Err(Defect::TooLarge));
         assert!(peek(&[0x30, 98], 100).is_ok());
     }
 }

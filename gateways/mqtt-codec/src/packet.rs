@@ -122,9 +122,7 @@ impl<'a> Packet<'a> {
             T::Disconnect => Self::Disconnect(Disconnect::decode(body, version)?),
             T::Auth if version == Version::V5 => Self::Auth(Auth::decode(body)?),
             T::Auth => {
-                return Err(DecodeError::malformed(
-                    "packet type 15 is reserved before 5.0",
-                ));
+                return Err(DecodeError::malformed("packet type 15 is reserved before 5.0"));
             }
             T::Connect => Self::Connect(Box::new(Connect::decode_body(body)?)),
             other => Self::FromServer(other),

@@ -136,13 +136,11 @@ impl<'a> Properties<'a> {
     pub fn iter(&self) -> impl Iterator<Item = (PropertyId, Value<'a>)> + use<'a> {
         let mut reader = Reader::new(self.bytes);
         // They were checked when they were read: an error cannot come, and would end the iteration.
-        std::iter::from_fn(move || {
-            if reader.is_empty() {
-                None
-            } else {
-                read_any(&mut reader).ok()
-            }
-        })
+        std::iter::from_fn(
+            move || {
+                if reader.is_empty() { None } else { read_any(&mut reader).ok() }
+            },
+        )
     }
 
     /// The number with `id`, if it is there.
@@ -179,15 +177,12 @@ fn read_one<'a>(
 ) -> Result<(PropertyId, Value<'a>), DecodeError> {
     let mut ahead = *reader;
     let id = ahead.var_int()?;
-    let allowed = u8::try_from(id)
-        .ok()
-        .and_then(rule)
-        .map(|(_, places)| places);
+    let allowed = u8::try_from(id).ok().and_then(rule).map(|(_, places)| places);
     match allowed {
         None => Err(DecodeError::malformed("unknown property")),
-        Some(places) if places & place as u32 == 0 => Err(DecodeError::protocol(
-            "property is not allowed in this packet",
-        )),
+        Some(places) if places & place as u32 == 0 => {
+            Err(DecodeError::protocol("property is not allowed in this packet"))
+        }
         Some(_) => read_any(reader),
     }
 }
@@ -225,9 +220,9 @@ fn check_value(id: PropertyId, value: Value<'_>) -> Result<(), DecodeError> {
             | PropertyId::REQUEST_RESPONSE_INFO,
             Value::Number(2..),
         ) => Err(DecodeError::protocol("property must be 0 or 1")),
-        (PropertyId::SUBSCRIPTION_ID, Value::Number(n)) if n > VAR_INT_MAX => Err(
-            DecodeError::protocol("subscription identifier is too large"),
-        ),
+        (PropertyId::SUBSCRIPTION_ID, Value::Number(n)) if n > VAR_INT_MAX => {
+            Err(DecodeError::protocol("subscription identifier is too large"))
+        }
         (PropertyId::RESPONSE_TOPIC, Value::Text(topic)) => {
             crate::topic::validate_topic(topic).map_err(|_| {
                 DecodeError::protocol("response topic is not a topic name") // MQTT-3.3.2-14
@@ -250,15 +245,11 @@ mod tests {
 
     #[test]
     fn values_come_back_in_their_order() {
-        let bytes = [
-            16, 0x26, 0, 1, b'a', 0, 1, b'b', 0x23, 0, 9, 0x26, 0, 1, b'a', 0, 0,
-        ];
+        let bytes = [16, 0x26, 0, 1, b'a', 0, 1, b'b', 0x23, 0, 9, 0x26, 0, 1, b'a', 0, 0];
         let properties = read(&bytes, Place::Publish).expect("well-formed");
         assert_eq!(properties.number(PropertyId::TOPIC_ALIAS), Some(9));
-        let users: Vec<_> = properties
-            .iter()
-            .filter(|(id, _)| *id == PropertyId::USER_PROPERTY)
-            .collect();
+        let users: Vec<_> =
+            properties.iter().filter(|(id, _)| *id == PropertyId::USER_PROPERTY).collect();
         assert_eq!(users[0].1, Value::Pair("a", "b"));
         assert_eq!(users[1].1, Value::Pair("a", ""));
     }
@@ -267,14 +258,10 @@ mod tests {
     fn rules_are_kept() {
         for (bytes, place, want) in [
             (&[3, 0x23, 0, 0][..], Place::Publish, Defect::TopicAlias),
-            (
-                &[6, 0x23, 0, 1, 0x23, 0, 1],
-                Place::Publish,
-                Defect::Protocol,
-            ), // twice
-            (&[3, 0x23, 0, 1], Place::Connect, Defect::Protocol), // wrong packet
-            (&[2, 0x7E, 0], Place::Publish, Defect::Malformed),   // unknown
-            (&[2, 0x01, 2], Place::Publish, Defect::Protocol),    // not a boolean
+            (&[6, 0x23, 0, 1, 0x23, 0, 1], Place::Publish, Defect::Protocol), // twice
+            (&[3, 0x23, 0, 1], Place::Connect, Defect::Protocol),             // wrong packet
+            (&[2, 0x7E, 0], Place::Publish, Defect::Malformed),               // unknown
+            (&[2, 0x01, 2], Place::Publish, Defect::Protocol),                // not a boolean
             (&[3, 0x21, 0, 0], Place::Connect, Defect::Protocol),
             (&[5, 0x27, 0, 0, 0, 0], Place::Connect, Defect::Protocol),
             (&[2, 0x0B, 0], Place::Subscribe, Defect::Protocol),

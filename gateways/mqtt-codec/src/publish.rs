@@ -39,11 +39,7 @@ impl<'a> Publish<'a> {
         }
         let mut reader = Reader::new(body);
         let topic = reader.string()?;
-        let packet_id = if qos == QoS::AtMostOnce {
-            0
-        } else {
-            reader.packet_id()?
-        };
+        let packet_id = if qos == QoS::AtMostOnce { 0 } else { reader.packet_id()? };
         let properties = if version == Version::V5 {
             Properties::read(&mut reader, Place::Publish)?
         } else {
@@ -61,19 +57,9 @@ impl<'a> Publish<'a> {
         }
         // Only a server sends subscription identifiers (MQTT-3.3.4-6).
         if !properties.is_empty() && properties.number(PropertyId::SUBSCRIPTION_ID).is_some() {
-            return Err(DecodeError::protocol(
-                "a client sent a subscription identifier",
-            ));
+            return Err(DecodeError::protocol("a client sent a subscription identifier"));
         }
         let payload = reader.rest();
-        Ok(Self {
-            dup,
-            qos,
-            retain: flags & 1 != 0,
-            topic,
-            packet_id,
-            properties,
-            payload,
-        })
+        Ok(Self { dup, qos, retain: flags & 1 != 0, topic, packet_id, properties, payload })
     }
 }

@@ -52,11 +52,7 @@ impl<'a> Subscribe<'a> {
                 return Err(DecodeError::protocol("no local on a shared subscription"));
             }
         }
-        Ok(Self {
-            packet_id,
-            properties,
-            list,
-        })
+        Ok(Self { packet_id, properties, list })
     }
 
     /// The filters and what is asked for with each.
@@ -80,11 +76,7 @@ impl<'a> Unsubscribe<'a> {
         while !reader.is_empty() {
             read_filter(&mut reader)?;
         }
-        Ok(Self {
-            packet_id,
-            properties,
-            list,
-        })
+        Ok(Self { packet_id, properties, list })
     }
 
     /// The filters.
@@ -119,9 +111,7 @@ fn read_filter<'a>(reader: &mut Reader<'a>) -> Result<&'a str, DecodeError> {
 fn read_options(byte: u8, version: Version) -> Result<SubscribeOptions, DecodeError> {
     let reserved = if version == Version::V5 { 0xC0 } else { 0xFC };
     if byte & reserved != 0 {
-        return Err(DecodeError::malformed(
-            "reserved subscription options are set",
-        ));
+        return Err(DecodeError::malformed("reserved subscription options are set"));
     }
     let qos = QoS::from_bits(byte & 3).ok_or(DecodeError::malformed("qos 3 does not exist"))?;
     let retain_handling = (byte >> 4) & 3;

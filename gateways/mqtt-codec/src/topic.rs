@@ -28,13 +28,10 @@ pub fn validate_filter(filter: &str) -> Result<(), TopicError> {
     let plain = match filter.strip_prefix("$share/") {
         None => filter,
         Some(rest) => {
-            let (group, plain) = rest
-                .split_once('/')
-                .ok_or(TopicError("shared subscription without a filter"))?;
+            let (group, plain) =
+                rest.split_once('/').ok_or(TopicError("shared subscription without a filter"))?;
             if group.is_empty() || group.contains(['+', '#']) {
-                return Err(TopicError(
-                    "shared subscription without a proper group name",
-                ));
+                return Err(TopicError("shared subscription without a proper group name"));
             }
             plain
         }

@@ -65,16 +65,12 @@ impl<'a> Reader<'a> {
             value |= u32::from(byte & 0x7F) << shift;
             if byte & 0x80 == 0 {
                 if byte == 0 && shift > 0 {
-                    return Err(DecodeError::malformed(
-                        "variable byte integer is not minimal",
-                    ));
+                    return Err(DecodeError::malformed("variable byte integer is not minimal"));
                 }
                 return Ok(value);
             }
         }
-        Err(DecodeError::malformed(
-            "variable byte integer is longer than four bytes",
-        ))
+        Err(DecodeError::malformed("variable byte integer is longer than four bytes"))
     }
 
     pub(crate) fn binary(&mut self) -> Result<&'a [u8], DecodeError> {

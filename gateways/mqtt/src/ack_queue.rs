@@ -56,9 +56,7 @@ impl AckQueue {
 
     /// Whether the acknowledgement of `packet_id` is still to go out.
     pub(crate) fn holds(&self, kind: AckKind, packet_id: u16) -> bool {
-        self.owed
-            .iter()
-            .any(|o| o.ack.kind == kind && o.ack.packet_id == packet_id)
+        self.owed.iter().any(|o| o.ack.kind == kind && o.ack.packet_id == packet_id)
     }
 
     /// Owes `ack`, to go out after `waiting` answers; returns the ticket for them.
@@ -69,9 +67,7 @@ impl AckQueue {
 
     /// One answer for `ticket` came; a refusal wins over success, the first refusal stays.
     pub(crate) fn answer(&mut self, ticket: u64, reason: u8) {
-        let at = ticket
-            .checked_sub(self.first)
-            .and_then(|at| usize::try_from(at).ok());
+        let at = ticket.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
         let Some(owed) = at.and_then(|at| self.owed.get_mut(at)) else {
             return;
         };
@@ -97,11 +93,7 @@ mod tests {
     use super::*;
 
     fn ack(packet_id: u16, reason: u8) -> Ack {
-        Ack {
-            kind: AckKind::Puback,
-            packet_id,
-            reason,
-        }
+        Ack { kind: AckKind::Puback, packet_id, reason }
     }
 
     #[test]

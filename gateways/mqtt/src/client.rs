@@ -19,10 +19,7 @@ use crate::outbound::Outbound;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Close {
     /// The client said DISCONNECT; its will goes out only if it asked for that (0x04).
-    ByClient {
-        publish_will: bool,
-        expiry_s: Option<u32>,
-    },
+    ByClient { publish_will: bool, expiry_s: Option<u32> },
     /// The socket ended or failed.
     Lost,
     /// We end it, and say why to MQTT 5 clients.
@@ -32,13 +29,7 @@ pub(crate) enum Close {
 impl Close {
     /// Whether the will is published (MQTT-3.1.2-8).
     pub(crate) fn publishes_will(self) -> bool {
-        !matches!(
-            self,
-            Self::ByClient {
-                publish_will: false,
-                ..
-            }
-        )
+        !matches!(self, Self::ByClient { publish_will: false, .. })
     }
 }
 
@@ -113,9 +104,7 @@ impl Client {
 
     /// This client as others hold it.
     pub(crate) fn this(&self) -> Rc<Self> {
-        self.this
-            .upgrade()
-            .expect("called on a client that lives in an Rc")
+        self.this.upgrade().expect("called on a client that lives in an Rc")
     }
 
     /// This client as a subscriber of the route table.

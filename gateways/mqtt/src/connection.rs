@@ -36,12 +36,7 @@ enum Read {
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// `rest` is what was read behind CONNECT.
     pub(crate) fn new(io: S, client: Rc<Client>, rest: Vec<u8>, packet_bytes_max: u32) -> Self {
-        Self {
-            io,
-            client,
-            rest,
-            packet_bytes_max,
-        }
+        Self { io, client, rest, packet_bytes_max }
     }
 
     /// The socket, to say good-bye on, and the client.
@@ -91,11 +86,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Ok(()) => {}
             Err(_) => return Poll::Ready(Err(Close::Lost)),
         }
-        let read = if buffer.remaining() == 0 {
-            Read::Full
-        } else {
-            Read::Some
-        };
+        let read = if buffer.remaining() == 0 { Read::Full } else { Read::Some };
         let bytes = buffer.filled();
         add(&client.worker.counters.reads, 1);
         add(&client.worker.counters.bytes_read, bytes.len() as u64);
@@ -115,10 +106,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn write_out(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let client = &self.client;
         loop {
-            let written = client
-                .out
-                .borrow_mut()
-                .poll_write(&mut self.io, cx, &client.worker)?;
+            let written = client.out.borrow_mut().poll_write(&mut self.io, cx, &client.worker)?;
             if written.is_pending() {
                 return Ok(true);
             }

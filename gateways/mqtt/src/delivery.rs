@@ -81,11 +81,7 @@ impl Client {
         }
         let mut bytes = Vec::with_capacity(frame.packet_len(version));
         let id_at = frame.write(&mut bytes, version);
-        if !outbound.wait(Pending {
-            frame: bytes.into(),
-            id_at,
-            qos: frame.qos as u8,
-        }) {
+        if !outbound.wait(Pending { frame: bytes.into(), id_at, qos: frame.qos as u8 }) {
             add(&self.worker.counters.slow_receivers, 1);
             self.close(Close::ByServer(ReasonCode::QUOTA_EXCEEDED));
         }

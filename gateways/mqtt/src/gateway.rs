@@ -36,11 +36,7 @@ impl Gateway {
     /// A gateway on the thread of `worker`. Must be used inside a `LocalSet`.
     #[must_use]
     pub fn new(worker: Rc<Worker>) -> Rc<Self> {
-        Rc::new(Self {
-            worker,
-            clients: RefCell::default(),
-            departures: Notify::new(),
-        })
+        Rc::new(Self { worker, clients: RefCell::default(), departures: Notify::new() })
     }
 
     /// Accepts connections for ever.
@@ -85,17 +81,12 @@ impl Gateway {
     /// Makes `client` the owner of its id.
     pub(crate) fn register(&self, client: &Rc<Client>) {
         add(&self.worker.counters.connections_opened, 1);
-        self.clients
-            .borrow_mut()
-            .insert(client.terms.client_id.clone(), client.clone());
+        self.clients.borrow_mut().insert(client.terms.client_id.clone(), client.clone());
     }
 
     fn remove(&self, client: &Rc<Client>) {
         let mut clients = self.clients.borrow_mut();
-        if clients
-            .get(&client.terms.client_id)
-            .is_some_and(|c| Rc::ptr_eq(c, client))
-        {
+        if clients.get(&client.terms.client_id).is_some_and(|c| Rc::ptr_eq(c, client)) {
             clients.remove(&client.terms.client_id);
         }
         drop(clients);
@@ -127,12 +118,7 @@ where
         tracing::debug!(client_id = %client.terms.client_id, reason = reason.name(), "disconnected");
         if client.is_v5() {
             let mut out = client.out.borrow_mut();
-            encode::disconnect(
-                out.writer(&client.worker),
-                client.terms.version,
-                reason,
-                &[],
-            );
+            encode::disconnect(out.writer(&client.worker), client.terms.version, reason, &[]);
         }
         let goodbye = async {
             if flush(&mut io, &client).await.is_ok() {

@@ -24,10 +24,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let limit = Duration::from_secs(limits::CONNECT_S_MAX);
-    let (bytes, len) = tokio::time::timeout(limit, read_packet(io))
-        .await
-        .ok()
-        .flatten()?;
+    let (bytes, len) = tokio::time::timeout(limit, read_packet(io)).await.ok().flatten()?;
     let connect = match Connect::decode(&bytes[..len]) {
         Ok(connect) => connect,
         Err(error) => {
@@ -83,18 +80,10 @@ async fn read_packet<S: AsyncRead + Unpin>(io: &mut S) -> Option<(Vec<u8>, usize
 /// Says which protocol is not spoken, in the form nearest to it (MQTT-3.1.2-2; 3.1.1: 3.1.2-2).
 async fn refuse_version<S: AsyncWrite + Unpin>(io: &mut S, bytes: &[u8]) {
     // The level stands behind the protocol name; one above 5 is likely to read like 5.
-    let newer = bytes
-        .get(2..9)
-        .is_some_and(|b| b[..6] == *b"\0\x04MQTT" && b[6] > 5);
+    let newer = bytes.get(2..9).is_some_and(|b| b[..6] == *b"\0\x04MQTT" && b[6] > 5);
     let version = if newer { Version::V5 } else { Version::V311 };
     let mut out = Vec::new();
-    encode::connack(
-        &mut out,
-        version,
-        false,
-        ReasonCode::UNSUPPORTED_PROTOCOL_VERSION,
-        &[],
-    );
+    encode::connack(&mut out, version, false, ReasonCode::UNSUPPORTED_PROTOCOL_VERSION, &[]);
     let _ = io.write_all(&out).await;
     let _ = io.shutdown().await;
 }
@@ -112,11 +101,7 @@ fn settle(connect: &Connect<'_>) -> Result<(Terms, bool), ReasonCode> {
     if (assigned && !may_be_empty) || connect.client_id.len() > limits::CLIENT_ID_BYTES_MAX {
         return Err(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
     }
-    let client_id = if assigned {
-        made_up_id()
-    } else {
-        connect.client_id.into()
-    };
+    let client_id = if assigned { made_up_id() } else { connect.client_id.into() };
     let keep_alive_s = match connect.keep_alive_s {
         // A client before 5.0 cannot be told of another value.
         s if !is_v5 => s,
@@ -188,22 +173,12 @@ fn connack_properties(connect: &Connect<'_>, client: &Client, assigned: bool, ou
     number(PropertyId::RECEIVE_MAXIMUM, limits::INFLIGHT_IN_MAX.into());
     number(PropertyId::RETAIN_AVAILABLE, 0);
     number(PropertyId::MAXIMUM_PACKET_SIZE, limits::PACKET_BYTES_MAX);
-    number(
-        PropertyId::TOPIC_ALIAS_MAXIMUM,
-        limits::TOPIC_ALIAS_MAX.into(),
-    );
+    number(PropertyId::TOPIC_ALIAS_MAXIMUM, limits::TOPIC_ALIAS_MAX.into());
     number(PropertyId::SHARED_SUBSCRIPTION_AVAILABLE, 0);
     if client.terms.keep_alive_s != connect.keep_alive_s {
-        number(
-            PropertyId::SERVER_KEEP_ALIVE,
-            client.terms.keep_alive_s.into(),
-        );
+        number(PropertyId::SERVER_KEEP_ALIVE, client.terms.keep_alive_s.into());
     }
     if assigned {
-        property(
-            out,
-            PropertyId::ASSIGNED_CLIENT_ID,
-            Value::Text(&client.terms.client_id),
-        );
+        property(out, PropertyId::ASSIGNED_CLIENT_ID, Value::Text(&client.terms.client_id));
     }
 }

@@ -105,12 +105,7 @@ impl Client {
         };
         add(counter, 1);
         let mut inbound = self.inbound.borrow_mut();
-        let Inbound {
-            cache,
-            aliases,
-            acks,
-            open_ids,
-        } = &mut **inbound.get_or_insert_default();
+        let Inbound { cache, aliases, acks, open_ids } = &mut **inbound.get_or_insert_default();
         if publish.qos == QoS::ExactlyOnce {
             match open_ids.binary_search(&publish.packet_id) {
                 // A repeat (MQTT-4.3.3-10); its PUBREC may be on the way already.
@@ -140,16 +135,9 @@ impl Client {
         };
         if let Some(kind) = kind {
             let none = to.is_empty();
-            let reason = if none {
-                ReasonCode::NO_MATCHING_SUBSCRIBERS
-            } else {
-                ReasonCode::SUCCESS
-            };
-            let ack = Ack {
-                kind,
-                packet_id: publish.packet_id,
-                reason: reason.0,
-            };
+            let reason =
+                if none { ReasonCode::NO_MATCHING_SUBSCRIBERS } else { ReasonCode::SUCCESS };
+            let ack = Ack { kind, packet_id: publish.packet_id, reason: reason.0 };
             if acks.is_empty() {
                 self.write_ack(kind.packet_type(), publish.packet_id, reason);
             } else {
@@ -157,8 +145,7 @@ impl Client {
             }
         }
         if !to.live.is_empty() {
-            self.worker
-                .deliver_live(&to, &message, Some(&self.subscriber()));
+            self.worker.deliver_live(&to, &message, Some(&self.subscriber()));
         }
         Ok(())
     }
@@ -177,11 +164,8 @@ impl Client {
             let at = inbound.open_ids.binary_search(&packet_id);
             at.map(|at| inbound.open_ids.remove(at)).is_ok()
         });
-        let reason = if known {
-            ReasonCode::SUCCESS
-        } else {
-            ReasonCode::PACKET_IDENTIFIER_NOT_FOUND
-        };
+        let reason =
+            if known { ReasonCode::SUCCESS } else { ReasonCode::PACKET_IDENTIFIER_NOT_FOUND };
         self.write_ack(PacketType::Pubcomp, packet_id, reason);
         Ok(())
     }
@@ -234,10 +218,7 @@ impl Client {
         if expiry_s.is_some_and(|s| s > 0) && !self.terms.has_expiry {
             return Close::ByServer(ReasonCode::PROTOCOL_ERROR); // MQTT-3.1.2-23, §3.14.2.2.2
         }
-        Close::ByClient {
-            publish_will: disconnect.reason != ReasonCode::SUCCESS,
-            expiry_s,
-        }
+        Close::ByClient { publish_will: disconnect.reason != ReasonCode::SUCCESS, expiry_s }
     }
 
     /// Whether MQTT 5 is spoken.

@@ -66,11 +66,7 @@ impl Outbound {
 
 /// What a message of `qos` waits for first.
 pub(crate) fn first_stage(qos: u8) -> Stage {
-    if qos == 2 {
-        Stage::AwaitPubrec
-    } else {
-        Stage::AwaitPuback
-    }
+    if qos == 2 { Stage::AwaitPubrec } else { Stage::AwaitPuback }
 }
 
 #[cfg(test)]
@@ -78,11 +74,7 @@ mod tests {
     use super::*;
 
     fn pending(byte: u8) -> Pending {
-        Pending {
-            frame: vec![byte, 0, 0, byte].into(),
-            id_at: 1,
-            qos: 1,
-        }
+        Pending { frame: vec![byte, 0, 0, byte].into(), id_at: 1, qos: 1 }
     }
 
     #[test]
@@ -110,11 +102,7 @@ mod tests {
         }
         assert!(!outbound.wait(pending(1)));
         let mut outbound = Outbound::default();
-        let large = Pending {
-            frame: vec![0; PENDING_BYTES_MAX].into(),
-            id_at: 0,
-            qos: 1,
-        };
+        let large = Pending { frame: vec![0; PENDING_BYTES_MAX].into(), id_at: 0, qos: 1 };
         assert!(outbound.wait(large));
         assert!(!outbound.wait(pending(1)));
     }

@@ -28,11 +28,7 @@ pub(crate) fn to_head(properties: &Properties<'_>, out: &mut Vec<u8>) {
 pub(crate) fn from_head(head: &[u8], out: &mut Vec<u8>) {
     let Some(head) = Head::read(head) else { return };
     if let Some(utf8) = head.payload_format() {
-        property(
-            out,
-            PropertyId::PAYLOAD_FORMAT,
-            Value::Number(u32::from(utf8)),
-        );
+        property(out, PropertyId::PAYLOAD_FORMAT, Value::Number(u32::from(utf8)));
     }
     for field in head.fields() {
         let (id, value) = match field {
@@ -55,11 +51,7 @@ pub(crate) fn put_identifiers(identifiers: &[u32], out: &mut Vec<u8>) {
 
 /// Seconds a message lives, as its publisher said.
 pub(crate) fn expiry_s(properties: &Properties<'_>) -> Option<u32> {
-    if properties.is_empty() {
-        None
-    } else {
-        properties.number(PropertyId::MESSAGE_EXPIRY)
-    }
+    if properties.is_empty() { None } else { properties.number(PropertyId::MESSAGE_EXPIRY) }
 }
 
 /// Appends the time that is left, rounded up to whole seconds (MQTT-3.3.2-6).

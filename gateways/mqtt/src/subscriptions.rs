@@ -12,10 +12,7 @@ use crate::limits;
 
 impl Client {
     pub(crate) fn subscribe(&self, subscribe: &Subscribe<'_>) -> Result<(), Close> {
-        let identifier = subscribe
-            .properties
-            .number(PropertyId::SUBSCRIPTION_ID)
-            .unwrap_or(0);
+        let identifier = subscribe.properties.number(PropertyId::SUBSCRIPTION_ID).unwrap_or(0);
         let codes: Vec<u8> = subscribe
             .filters()
             .map(|(filter, options)| self.subscribe_one(filter, options, identifier).0)
@@ -50,9 +47,7 @@ impl Client {
             identifier,
             durable: false,
         };
-        self.table
-            .borrow_mut()
-            .subscribe(filter, &self.subscriber(), granted);
+        self.table.borrow_mut().subscribe(filter, &self.subscriber(), granted);
         if !known {
             filters.push(Rc::from(filter));
         }

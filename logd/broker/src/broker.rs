@@ -78,13 +78,7 @@ impl Broker {
     /// An empty shard.
     #[must_use]
     pub fn new(shard: ShardId) -> Self {
-        Self {
-            state: State {
-                shard,
-                ..State::default()
-            },
-            ..Self::default()
-        }
+        Self { state: State { shard, ..State::default() }, ..Self::default() }
     }
 
     /// Applies the entry at `index`, which is above all before.
@@ -94,10 +88,7 @@ impl Broker {
     pub fn apply(&mut self, index: u64, payload: &[u8]) -> Result<Applied, ApplyError> {
         let view = EntryView::read(payload).map_err(|why| ApplyError::Entry { index, why })?;
         if view.feature_level > FEATURE_LEVEL {
-            return Err(ApplyError::NewerFeatureLevel {
-                index,
-                level: view.feature_level,
-            });
+            return Err(ApplyError::NewerFeatureLevel { index, level: view.feature_level });
         }
         self.state.now_ms = self.state.now_ms.max(view.time_ms);
         self.state.applied = index;
@@ -139,14 +130,7 @@ impl Broker {
             producer.confirm(batch.confirmed_upto);
         }
         let (sequence, left) = (batch.first_sequence, batch.count);
-        Some(Sender {
-            epoch,
-            stream,
-            sequence,
-            left,
-            fenced,
-            producer,
-        })
+        Some(Sender { epoch, stream, sequence, left, fenced, producer })
     }
 
     fn end_batch(&mut self, sender: Option<Sender>) {
@@ -167,11 +151,7 @@ impl Broker {
         let sequence = sender.sequence;
         sender.sequence += 1;
         sender.left -= 1;
-        let streams = self
-            .state
-            .producers
-            .get(&sender.epoch)
-            .map_or(0, |s| s.len());
+        let streams = self.state.producers.get(&sender.epoch).map_or(0, |s| s.len());
         let producer = &mut sender.producer;
         if sender.fenced {
             return Outcome::refused(ErrorCode::Fenced);
@@ -181,16 +161,10 @@ impl Broker {
             return recorded.unwrap_or(Outcome::refused(ErrorCode::InvalidArgument));
         }
         if sequence > producer.next {
-            return Outcome::Error {
-                code: ErrorCode::OutOfSequence,
-                detail: producer.next,
-            };
+            return Outcome::Error { code: ErrorCode::OutOfSequence, detail: producer.next };
         }
         if producer.is_full() || streams >= STREAMS_MAX {
-            return Outcome::Error {
-                code: ErrorCode::LimitExceeded,
-                detail: producer.next,
-            };
+            return Outcome::Error { code: ErrorCode::LimitExceeded, detail: producer.next };
         }
         let outcome = self.execute_for(sender.epoch, position, command);
         sender.producer.record(outcome.clone());
@@ -202,61 +176,37 @@ impl Broker {
         match command {
             Command::Publish(publish) => self.publish(position, publish),
             Command::Connect(connect) => self.connect(gateway, position, connect),
-            Command::Disconnect {
-                session,
-                epoch,
-                publish_will,
-                expiry_s,
-                sent_upto,
-            } => self.owned(*session, *epoch, gateway, |broker| {
-                broker.disconnect(*session, *publish_will, *expiry_s, *sent_upto);
-                Outcome::Done
-            }),
-            Command::Subscribe {
-                session,
-                epoch,
-                filters,
-            } => self.owned(*session, *epoch, gateway, |b| {
-                b.subscribe(*session, position, filters)
-            }),
-            Command::Unsubscribe {
-                session,
-                epoch,
-                filters,
-            } => self.owned(*session, *epoch, gateway, |b| {
-                b.unsubscribe(*session, position, filters)
-            }),
-            Command::Settle {
-                session,
-                epoch,
-                sent_upto,
-                ranges,
-            } => self.owned(*session, *epoch, gateway, |b| {
-                b.note_sent(*session, *sent_upto);
-                b.settle(*session, ranges)
-            }),
-            Command::Qos2Open {
-                session,
-                epoch,
-                packet_id,
-            } => self.owned(*session, *epoch, gateway, |b| {
-                b.open_id(*session, *packet_id)
-            }),
-            Command::Qos2Close {
-                session,
-                epoch,
-                packet_id,
-            } => self.owned(*session, *epoch, gateway, |b| {
-                b.close_id(*session, *packet_id)
-            }),
-            Command::SentUpto {
-                session,
-                epoch,
-                number,
-            } => self.owned(*session, *epoch, gateway, |b| {
-                b.note_sent(*session, *number);
-                Outcome::Done
-            }),
+            Command::Disconnect { session, epoch, publish_will, expiry_s, sent_upto } => self
+                .owned(*session, *epoch, gateway, |broker| {
+                    broker.disconnect(*session, *publish_will, *expiry_s, *sent_upto);
+                    Outcome::Done
+                }),
+            Command::Subscribe { session, epoch, filters } => {
+                self.owned(*session, *epoch, gateway, |b| b.subscribe(*session, position, filters))
+            }
+            Command::Unsubscribe { session, epoch, filters } => {
+                self.owned(*session, *epoch, gateway, |b| {
+                    b.unsubscribe(*session, position, filters)
+                })
+            }
+            Command::Settle { session, epoch, sent_upto, ranges } => {
+                self.owned(*session, *epoch, gateway, |b| {
+                    b.note_sent(*session, *sent_upto);
+                    b.settle(*session, ranges)
+                })
+            }
+            Command::Qos2Open { session, epoch, packet_id } => {
+                self.owned(*session, *epoch, gateway, |b| b.open_id(*session, *packet_id))
+            }
+            Command::Qos2Close { session, epoch, packet_id } => {
+                self.owned(*session, *epoch, gateway, |b| b.close_id(*session, *packet_id))
+            }
+            Command::SentUpto { session, epoch, number } => {
+                self.owned(*session, *epoch, gateway, |b| {
+                    b.note_sent(*session, *number);
+                    Outcome::Done
+                })
+            }
             // The rest is for leaders.
             _ => Outcome::refused(ErrorCode::Forbidden),
         }
@@ -305,11 +255,7 @@ impl Broker {
     pub fn restore(bytes: &[u8]) -> Result<Self, WireError> {
         let mut state = State::load(&mut Reader(bytes))?;
         let index = Index::build(&mut state);
-        Ok(Self {
-            state,
-            index,
-            ..Self::default()
-        })
+        Ok(Self { state, index, ..Self::default() })
     }
 
     /// The same on all replicas that applied the same entries.

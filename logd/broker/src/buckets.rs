@@ -15,10 +15,7 @@ pub(crate) struct Buckets<V> {
 
 impl<V> Default for Buckets<V> {
     fn default() -> Self {
-        Self {
-            maps: (0..BUCKETS).map(|_| Arc::default()).collect(),
-            len: 0,
-        }
+        Self { maps: (0..BUCKETS).map(|_| Arc::default()).collect(), len: 0 }
     }
 }
 
@@ -57,9 +54,7 @@ impl<V: Clone> Buckets<V> {
 
     /// All, bucket by bucket; the order depends on the ids alone.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &V)> {
-        self.maps
-            .iter()
-            .flat_map(|m| m.iter().map(|(id, v)| (*id, &**v)))
+        self.maps.iter().flat_map(|m| m.iter().map(|(id, v)| (*id, &**v)))
     }
 }
 
@@ -79,17 +74,8 @@ mod tests {
         let before = buckets.clone();
         *buckets.get_mut(7 << 20).expect("inserted") = 99;
         assert!(buckets.remove(8 << 20).is_some() && buckets.remove(8 << 20).is_none());
-        assert_eq!(
-            (before.get(7 << 20), before.get(8 << 20)),
-            (Some(&7), Some(&8))
-        );
-        assert_eq!(
-            (buckets.get(7 << 20), buckets.get(8 << 20)),
-            (Some(&99), None)
-        );
-        assert_eq!(
-            (before.len(), buckets.len(), before.iter().count()),
-            (5_000, 4_999, 5_000)
-        );
+        assert_eq!((before.get(7 << 20), before.get(8 << 20)), (Some(&7), Some(&8)));
+        assert_eq!((buckets.get(7 << 20), buckets.get(8 << 20)), (Some(&99), None));
+        assert_eq!((before.len(), buckets.len(), before.iter().count()), (5_000, 4_999, 5_000));
     }
 }

@@ -242,10 +242,7 @@ fn decode_attrs<'a>(op: u16, target: u64, r: &mut Reader<'a>) -> Result<Command<
         }),
         op::TICK => Command::Tick,
         op::PUBLISH => Command::Publish(decode_publish(r)?),
-        op::GATEWAY_REGISTER => Command::GatewayRegister {
-            name: r.str()?,
-            address: r.str()?,
-        },
+        op::GATEWAY_REGISTER => Command::GatewayRegister { name: r.str()?, address: r.str()? },
         op::GATEWAY_ENDED => Command::GatewayEnded { epoch: target },
         op::END_GATEWAYS_BEFORE => Command::EndGatewaysBefore { epoch: target },
         op::OWED_DONE => Command::OwedDone { id: target },
@@ -266,53 +263,25 @@ fn decode_attrs<'a>(op: u16, target: u64, r: &mut Reader<'a>) -> Result<Command<
             session,
             epoch: r.u64()?,
             filters: list(r, |r| {
-                Ok(Wanted {
-                    options: r.u8()?,
-                    identifier: r.u32()?,
-                    filter: r.str()?,
-                })
+                Ok(Wanted { options: r.u8()?, identifier: r.u32()?, filter: r.str()? })
             })?,
         },
-        op::UNSUBSCRIBE => Command::Unsubscribe {
-            session,
-            epoch: r.u64()?,
-            filters: list(r, Reader::str)?,
-        },
+        op::UNSUBSCRIBE => {
+            Command::Unsubscribe { session, epoch: r.u64()?, filters: list(r, Reader::str)? }
+        }
         op::SETTLE => Command::Settle {
             session,
             epoch: r.u64()?,
             sent_upto: r.u64()?,
             ranges: list(r, |r| {
-                Ok(Settled {
-                    first: r.u64()?,
-                    count: r.u32()?,
-                    received: r.u8()? == 2,
-                })
+                Ok(Settled { first: r.u64()?, count: r.u32()?, received: r.u8()? == 2 })
             })?,
         },
-        op::QOS2_OPEN => Command::Qos2Open {
-            session,
-            epoch: r.u64()?,
-            packet_id: r.u16()?,
-        },
-        op::QOS2_CLOSE => Command::Qos2Close {
-            session,
-            epoch: r.u64()?,
-            packet_id: r.u16()?,
-        },
-        op::SENT_UPTO => Command::SentUpto {
-            session,
-            epoch: r.u64()?,
-            number: r.u64()?,
-        },
-        op::TRIM => Command::Trim {
-            session,
-            number: r.u64()?,
-        },
-        op::DROP => Command::Drop {
-            session,
-            ranges: list(r, |r| Ok((r.u64()?, r.u32()?)))?,
-        },
+        op::QOS2_OPEN => Command::Qos2Open { session, epoch: r.u64()?, packet_id: r.u16()? },
+        op::QOS2_CLOSE => Command::Qos2Close { session, epoch: r.u64()?, packet_id: r.u16()? },
+        op::SENT_UPTO => Command::SentUpto { session, epoch: r.u64()?, number: r.u64()? },
+        op::TRIM => Command::Trim { session, number: r.u64()? },
+        op::DROP => Command::Drop { session, ranges: list(r, |r| Ok((r.u64()?, r.u32()?)))? },
         _ => return Err(WireError("unknown operation")),
     })
 }
@@ -342,20 +311,8 @@ fn decode_publish<'a>(r: &mut Reader<'a>) -> Result<Publish<'a>, WireError> {
         vhost,
         topic,
         expiry_ms: if bit(4) { Some(r.u64()?) } else { None },
-        key: if bit(5) {
-            Some(Key {
-                shard: r.u32()?,
-                id: r.u64()?,
-                n: r.u64()?,
-            })
-        } else {
-            None
-        },
-        publisher: if bit(6) {
-            Some((r.u32()?, r.u64()?))
-        } else {
-            None
-        },
+        key: if bit(5) { Some(Key { shard: r.u32()?, id: r.u64()?, n: r.u64()? }) } else { None },
+        publisher: if bit(6) { Some((r.u32()?, r.u64()?)) } else { None },
         lowest_open: if bit(7) { Some(r.u64()?) } else { None },
     })
 }
@@ -435,24 +392,14 @@ impl Command<'_> {
 
     fn encode_session(&self, out: &mut Vec<u8>) -> (u16, u64) {
         match self {
-            Self::Disconnect {
-                session,
-                epoch,
-                publish_will,
-                expiry_s,
-                sent_upto,
-            } => {
+            Self::Disconnect { session, epoch, publish_will, expiry_s, sent_upto } => {
                 out.put_u64(*epoch);
                 out.put_u8(u8::from(*publish_will) | u8::from(expiry_s.is_some()) << 1);
                 out.put_u32(expiry_s.unwrap_or(0));
                 out.put_u64(*sent_upto);
                 (op::DISCONNECT, *session)
             }
-            Self::Subscribe {
-                session,
-                epoch,
-                filters,
-            } => {
+            Self::Subscribe { session, epoch, filters } => {
                 out.put_u64(*epoch);
                 out.put_u16(filters.len() as u16);
                 for wanted in filters {
@@ -462,22 +409,13 @@ impl Command<'_> {
                 }
                 (op::SUBSCRIBE, *session)
             }
-            Self::Unsubscribe {
-                session,
-                epoch,
-                filters,
-            } => {
+            Self::Unsubscribe { session, epoch, filters } => {
                 out.put_u64(*epoch);
                 out.put_u16(filters.len() as u16);
                 filters.iter().for_each(|f| out.put_str(f));
                 (op::UNSUBSCRIBE, *session)
             }
-            Self::Settle {
-                session,
-                epoch,
-                sent_upto,
-                ranges,
-            } => {
+            Self::Settle { session, epoch, sent_upto, ranges } => {
                 out.put_u64(*epoch);
                 out.put_u64(*sent_upto);
                 out.put_u16(ranges.len() as u16);
@@ -488,26 +426,14 @@ impl Command<'_> {
                 }
                 (op::SETTLE, *session)
             }
-            Self::Qos2Open {
-                session,
-                epoch,
-                packet_id,
-            }
-            | Self::Qos2Close {
-                session,
-                epoch,
-                packet_id,
-            } => {
+            Self::Qos2Open { session, epoch, packet_id }
+            | Self::Qos2Close { session, epoch, packet_id } => {
                 out.put_u64(*epoch);
                 out.put_u16(*packet_id);
                 let open = matches!(self, Self::Qos2Open { .. });
                 (if open { op::QOS2_OPEN } else { op::QOS2_CLOSE }, *session)
             }
-            Self::SentUpto {
-                session,
-                epoch,
-                number,
-            } => {
+            Self::SentUpto { session, epoch, number } => {
                 out.put_u64(*epoch);
                 out.put_u64(*number);
                 (op::SENT_UPTO, *session)
@@ -540,9 +466,7 @@ fn encode_publish(p: &Publish<'_>, out: &mut Vec<u8>) {
         (7, p.lowest_open.is_some()),
         (8, p.empty),
     ];
-    bits.iter()
-        .filter(|(_, set)| *set)
-        .for_each(|(bit, _)| flags |= 1 << bit);
+    bits.iter().filter(|(_, set)| *set).for_each(|(bit, _)| flags |= 1 << bit);
     out.put_u16(flags);
     out.put_str(p.vhost);
     out.put_str(p.topic);

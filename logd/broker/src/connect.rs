@@ -96,11 +96,7 @@ impl Broker {
             self.owe_will(id)
         }
         if let Some((gateway_epoch, token)) = owner {
-            self.effects.push(Effect::SessionTaken {
-                session: id,
-                gateway_epoch,
-                token,
-            });
+            self.effects.push(Effect::SessionTaken { session: id, gateway_epoch, token });
         }
         owner.unwrap_or_default()
     }
@@ -144,11 +140,7 @@ impl Broker {
         }
         self.change_session(id, |s| {
             s.owner = None;
-            s.ends_ms = if expiry_s == NEVER {
-                0
-            } else {
-                now_ms + u64::from(expiry_s) * 1_000
-            };
+            s.ends_ms = if expiry_s == NEVER { 0 } else { now_ms + u64::from(expiry_s) * 1_000 };
         });
         self.effects.push(Effect::SessionChanged { session: id });
     }
@@ -181,14 +173,7 @@ impl Broker {
         if let Some((vhost, will)) = taken {
             let owed = will.position;
             let due_ms = self.state.now_ms;
-            self.state.owed.insert(
-                owed,
-                OwedWill {
-                    vhost,
-                    will,
-                    due_ms,
-                },
-            );
+            self.state.owed.insert(owed, OwedWill { vhost, will, due_ms });
             self.effects.push(Effect::WillOwed { id: owed });
         }
     }
@@ -200,9 +185,7 @@ impl Broker {
             s.will_ms = 0;
             dropped = s.will.take();
         });
-        dropped
-            .iter()
-            .for_each(|w| self.index.live.release(w.position));
+        dropped.iter().for_each(|w| self.index.live.release(w.position));
     }
 
     pub(crate) fn owed_done(&mut self, id: u64) {
@@ -235,10 +218,7 @@ impl Broker {
         let newest = session.epoch;
         let current = newest == epoch && session.owner.is_some_and(|(owner, _)| owner == gateway);
         if !current && !cfg!(planted = "stale_epoch_accepted") {
-            return Outcome::Error {
-                code: ErrorCode::StaleEpoch,
-                detail: newest,
-            };
+            return Outcome::Error { code: ErrorCode::StaleEpoch, detail: newest };
         }
         work(self)
     }

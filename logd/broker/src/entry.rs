@@ -23,16 +23,14 @@ impl EntryBuilder {
     /// Appends one command, written by `write`.
     pub fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         write(&mut self.slots);
-        self.ends
-            .push(u32::try_from(self.slots.len()).unwrap_or(u32::MAX));
+        self.ends.push(u32::try_from(self.slots.len()).unwrap_or(u32::MAX));
     }
 
     /// Appends commands that stand behind one another in `body`, ending at `ends`.
     pub fn push_all(&mut self, body: &[u8], ends: &[u32]) {
         let base = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
         self.slots.extend_from_slice(body);
-        self.ends
-            .extend(ends.iter().map(|e| base.saturating_add(*e)));
+        self.ends.extend(ends.iter().map(|e| base.saturating_add(*e)));
     }
 
     /// Commands so far.
@@ -95,12 +93,7 @@ impl<'a> EntryView<'a> {
             return Err(WireError("more slots than a position can name"));
         }
         let ends = reader.take(n as usize * 4)?;
-        let view = Self {
-            time_ms,
-            feature_level,
-            ends,
-            slots: reader.0,
-        };
+        let view = Self { time_ms, feature_level, ends, slots: reader.0 };
         let mut last = 0;
         for slot in 0..n {
             let end = view.end(slot);
@@ -136,9 +129,7 @@ impl<'a> EntryView<'a> {
 
     fn end(&self, slot: u32) -> u32 {
         let at = slot as usize * 4;
-        self.ends[at..]
-            .first_chunk()
-            .map_or(0, |b| u32::from_le_bytes(*b))
+        self.ends[at..].first_chunk().map_or(0, |b| u32::from_le_bytes(*b))
     }
 }
 

@@ -56,11 +56,7 @@ pub(crate) struct Inbox {
 
 impl Inbox {
     pub(crate) fn new(vhost: &str, filter: &str) -> Self {
-        Self {
-            vhost: vhost.into(),
-            filter: filter.into(),
-            ..Self::default()
-        }
+        Self { vhost: vhost.into(), filter: filter.into(), ..Self::default() }
     }
 
     /// Appends a message; its position is above all before.
@@ -80,11 +76,7 @@ impl Inbox {
     /// The place behind the newest message.
     pub(crate) fn end(&self) -> Place {
         match self.blocks.back() {
-            None => Place {
-                block: self.first_block,
-                byte: 0,
-                before: 0,
-            },
+            None => Place { block: self.first_block, byte: 0, before: 0 },
             Some(block) => Place {
                 block: self.first_block + self.blocks.len() as u64 - 1,
                 byte: block.bytes.len() as u32,
@@ -104,11 +96,7 @@ impl Inbox {
                 if at + 1 >= self.blocks.len() as u64 {
                     return None;
                 }
-                *place = Place {
-                    block: place.block + 1,
-                    byte: 0,
-                    before: 0,
-                };
+                *place = Place { block: place.block + 1, byte: 0, before: 0 };
                 continue;
             }
             let coded = reader.var().ok()?;
@@ -116,11 +104,7 @@ impl Inbox {
             place.byte = (block.bytes.len() - reader.0.len()) as u32;
             place.before = position;
             let qos = 1 + (coded & 1) as u8;
-            return Some(Item {
-                position,
-                qos,
-                retain: coded & 2 != 0,
-            });
+            return Some(Item { position, qos, retain: coded & 2 != 0 });
         }
     }
 
@@ -155,11 +139,7 @@ impl Inbox {
     pub(crate) fn trim(&mut self, sole: Option<Place>, mut released: impl FnMut(u64)) {
         let target = match (sole, self.marks.keys().next()) {
             (Some(place), _) => place,
-            (None, Some(&block)) => Place {
-                block,
-                byte: 0,
-                before: 0,
-            },
+            (None, Some(&block)) => Place { block, byte: 0, before: 0 },
             (None, None) => self.end(),
         };
         let mut head = self.head;
@@ -175,11 +155,7 @@ impl Inbox {
             self.first_block += 1;
         }
         if self.head.block < self.first_block {
-            self.head = Place {
-                block: self.first_block,
-                byte: 0,
-                before: 0,
-            };
+            self.head = Place { block: self.first_block, byte: 0, before: 0 };
         }
     }
 
@@ -188,15 +164,8 @@ impl Inbox {
         let Some(block) = self.blocks.front() else {
             return false;
         };
-        let skip = if self.head.block == self.first_block {
-            self.head.before
-        } else {
-            0
-        };
-        positions(block)
-            .into_iter()
-            .filter(|p| *p > skip)
-            .for_each(&mut released);
+        let skip = if self.head.block == self.first_block { self.head.before } else { 0 };
+        positions(block).into_iter().filter(|p| *p > skip).for_each(&mut released);
         self.blocks.pop_front();
         self.first_block += 1;
         !self.blocks.is_empty()
@@ -216,10 +185,7 @@ impl Inbox {
     /// Bytes of memory its blocks take, without the allocator's overhead.
     #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
-        self.blocks
-            .iter()
-            .map(|b| b.bytes.capacity() + size_of::<Block>() + 16)
-            .sum()
+        self.blocks.iter().map(|b| b.bytes.capacity() + size_of::<Block>() + 16).sum()
     }
 }
 
@@ -249,11 +215,7 @@ impl Place {
     }
 
     pub(crate) fn load(r: &mut Reader<'_>) -> Result<Self, WireError> {
-        Ok(Self {
-            block: r.u64()?,
-            byte: r.u32()?,
-            before: r.u64()?,
-        })
+        Ok(Self { block: r.u64()?, byte: r.u32()?, before: r.u64()? })
     }
 }
 
@@ -280,9 +242,7 @@ impl Inbox {
         for _ in 0..r.u32()? {
             let (count, last, len) = (r.u16()?, r.u64()?, r.u32()?);
             let bytes = r.take(len as usize)?.to_vec();
-            inbox
-                .blocks
-                .push_back(Arc::new(Block { count, last, bytes }));
+            inbox.blocks.push_back(Arc::new(Block { count, last, bytes }));
         }
         Ok(inbox)
     }
@@ -293,11 +253,7 @@ mod tests {
     use super::*;
 
     fn item(n: u64) -> Item {
-        Item {
-            position: n,
-            qos: 1 + (n % 2) as u8,
-            retain: n % 3 == 0,
-        }
+        Item { position: n, qos: 1 + (n % 2) as u8, retain: n % 3 == 0 }
     }
 
     #[test]
@@ -323,27 +279,16 @@ mod tests {
         inbox.unmark(start);
         let mut dropped = Vec::new();
         inbox.trim(None, |position| dropped.push(position));
-        assert_eq!(
-            dropped.len(),
-            256,
-            "two whole blocks lie before the other mark"
-        );
+        assert_eq!(dropped.len(), 256, "two whole blocks lie before the other mark");
         inbox.trim(Some(late), |position| dropped.push(position));
-        assert_eq!(
-            dropped.len(),
-            300,
-            "one interval is left: exactly what lies before it"
-        );
+        assert_eq!(dropped.len(), 300, "one interval is left: exactly what lies before it");
         let mut place = late;
         assert_eq!(inbox.next(&mut place), Some(item(301 * 1_048_577)));
         inbox.unmark(late);
         assert_eq!(inbox.positions().count(), 700);
         assert!(inbox.is_forsaken());
         while inbox.discard_block(|position| dropped.push(position)) {}
-        assert_eq!(
-            dropped,
-            (1..=1_000).map(|n| n * 1_048_577).collect::<Vec<u64>>()
-        );
+        assert_eq!(dropped, (1..=1_000).map(|n| n * 1_048_577).collect::<Vec<u64>>());
     }
 
     #[test]

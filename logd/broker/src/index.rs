@@ -45,15 +45,8 @@ impl Index {
             for interval in session.intervals.values() {
                 places.push((interval.inbox, interval.at, interval.to == u64::MAX));
             }
-            session
-                .will
-                .iter()
-                .for_each(|w| index.live.add(w.position, 1));
-            if session
-                .settled
-                .first_key_value()
-                .is_some_and(|(f, _)| *f <= session.cursor)
-            {
+            session.will.iter().for_each(|w| index.live.add(w.position, 1));
+            if session.settled.first_key_value().is_some_and(|(f, _)| *f <= session.cursor) {
                 index.advancing.insert(id);
             }
         }
@@ -73,15 +66,10 @@ impl Index {
         for ((vhost, topic), retained) in &state.retained {
             index.live.add(retained.position, 1);
             if let Some(ms) = retained.expiry_ms {
-                index
-                    .due
-                    .insert((ms, Due::Retained(vhost.clone(), topic.clone())));
+                index.due.insert((ms, Due::Retained(vhost.clone(), topic.clone())));
             }
         }
-        state
-            .owed
-            .values()
-            .for_each(|o| index.live.add(o.will.position, 1));
+        state.owed.values().for_each(|o| index.live.add(o.will.position, 1));
         index
     }
 
@@ -91,8 +79,7 @@ impl Index {
 
     /// Enters what is looked up of a session.
     pub(crate) fn add_session(&mut self, id: u64, session: &Session) {
-        self.clients
-            .insert((session.vhost.clone(), session.client_id.clone()), id);
+        self.clients.insert((session.vhost.clone(), session.client_id.clone()), id);
         if let Some((gateway, _)) = session.owner {
             self.attached.insert((gateway, id));
         }
@@ -106,8 +93,7 @@ impl Index {
 
     /// Takes it out again; the session is as it was when it was entered.
     pub(crate) fn remove_session(&mut self, id: u64, session: &Session) {
-        self.clients
-            .remove(&(session.vhost.clone(), session.client_id.clone()));
+        self.clients.remove(&(session.vhost.clone(), session.client_id.clone()));
         if let Some((gateway, _)) = session.owner {
             self.attached.remove(&(gateway, id));
         }

@@ -44,11 +44,7 @@ impl DeliveryCursor {
         Self {
             number: session.cursor,
             position: session.position,
-            places: session
-                .intervals
-                .iter()
-                .map(|(id, i)| (*id, i.at))
-                .collect(),
+            places: session.intervals.iter().map(|(id, i)| (*id, i.at)).collect(),
         }
     }
 
@@ -56,11 +52,7 @@ impl DeliveryCursor {
     /// session's cursor may have passed us: what it settled is skipped, never gone back to.
     fn place(&self, id: u64, settled: Place) -> Place {
         let place = self.places.get(&id).copied().unwrap_or(settled);
-        if place.is_before(settled) {
-            settled
-        } else {
-            place
-        }
+        if place.is_before(settled) { settled } else { place }
     }
 
     /// Skips what the session settled in the meantime.
@@ -70,8 +62,7 @@ impl DeliveryCursor {
             self.position = self.position.max(session.position);
         }
         if self.places.len() > session.intervals.len() {
-            self.places
-                .retain(|id, _| session.intervals.contains_key(id));
+            self.places.retain(|id, _| session.intervals.contains_key(id));
         }
     }
 

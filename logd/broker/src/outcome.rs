@@ -86,9 +86,7 @@ impl Outcome {
                 out.put_u8(3);
                 out.put_u16(codes.len() as u16);
                 codes.iter().for_each(|(code, _)| out.put_u8(*code));
-                codes
-                    .iter()
-                    .for_each(|(_, fresh)| out.put_u8((*fresh).into()));
+                codes.iter().for_each(|(_, fresh)| out.put_u8((*fresh).into()));
             }
             Self::Unsubscribed(codes) => {
                 out.put_u8(4);
@@ -138,22 +136,13 @@ impl Outcome {
                 let n = r.u16()?;
                 let codes = r.take(n.into())?;
                 let fresh = r.take(n.into())?;
-                Self::Subscribed(
-                    codes
-                        .iter()
-                        .zip(fresh)
-                        .map(|(c, f)| (*c, *f != 0))
-                        .collect(),
-                )
+                Self::Subscribed(codes.iter().zip(fresh).map(|(c, f)| (*c, *f != 0)).collect())
             }
             4 => {
                 let n = r.u16()?;
                 Self::Unsubscribed(r.take(n.into())?.to_vec())
             }
-            5 => Self::Opened {
-                number: r.u64()?,
-                fresh: r.u8()? != 0,
-            },
+            5 => Self::Opened { number: r.u64()?, fresh: r.u8()? != 0 },
             6 => Self::Gateway { epoch: r.u64()? },
             255 => Self::Error {
                 code: ErrorCode::from_number(r.u16()?).ok_or(WireError("unknown error code"))?,
@@ -170,28 +159,17 @@ mod tests {
 
     #[test]
     fn outcomes_come_back() {
-        let connected = Connected {
-            session: 1,
-            epoch: 2,
-            present: true,
-            sent_upto: 3,
-            previous: (4, 5),
-        };
+        let connected =
+            Connected { session: 1, epoch: 2, present: true, sent_upto: 3, previous: (4, 5) };
         for outcome in [
             Outcome::Done,
             Outcome::Published { matched: 3 },
             Outcome::Connected(connected),
             Outcome::Subscribed(vec![(1, true), (0x97, false)]),
             Outcome::Unsubscribed(vec![0, 0x11]),
-            Outcome::Opened {
-                number: 9,
-                fresh: true,
-            },
+            Outcome::Opened { number: 9, fresh: true },
             Outcome::Gateway { epoch: 8 },
-            Outcome::Error {
-                code: ErrorCode::OutOfSequence,
-                detail: 7,
-            },
+            Outcome::Error { code: ErrorCode::OutOfSequence, detail: 7 },
         ] {
             let mut bytes = Vec::new();
             outcome.encode(&mut bytes);

@@ -19,10 +19,7 @@ pub(crate) struct Producer {
 
 impl Default for Producer {
     fn default() -> Self {
-        Self {
-            next: 1,
-            recorded: VecDeque::new(),
-        }
+        Self { next: 1, recorded: VecDeque::new() }
     }
 }
 
@@ -32,9 +29,7 @@ impl Producer {
     /// The gateway has seen the outcomes up to `sequence`.
     pub(crate) fn confirm(&mut self, sequence: u64) {
         let first = self.next - self.recorded.len() as u64;
-        let seen = (sequence + 1)
-            .saturating_sub(first)
-            .min(self.recorded.len() as u64);
+        let seen = (sequence + 1).saturating_sub(first).min(self.recorded.len() as u64);
         self.recorded.drain(..seen as usize);
     }
 
@@ -64,9 +59,7 @@ impl Producer {
 
     pub(crate) fn load(r: &mut Reader<'_>) -> Result<Self, WireError> {
         let next = r.u64()?;
-        let recorded = (0..r.u32()?)
-            .map(|_| Outcome::read(r))
-            .collect::<Result<_, _>>()?;
+        let recorded = (0..r.u32()?).map(|_| Outcome::read(r)).collect::<Result<_, _>>()?;
         Ok(Self { next, recorded })
     }
 }
@@ -160,13 +153,7 @@ impl Keys {
             let source = (r.u32()?, r.u64()?);
             let lowest_open = r.u64()?;
             let numbers = (0..r.u32()?).map(|_| r.u64()).collect::<Result<_, _>>()?;
-            keys.sessions.insert(
-                source,
-                Taken {
-                    lowest_open,
-                    numbers,
-                },
-            );
+            keys.sessions.insert(source, Taken { lowest_open, numbers });
         }
         for _ in 0..r.u32()? {
             let source = (r.u32()?, r.u64()?);
@@ -190,14 +177,8 @@ mod tests {
         }
         producer.confirm(4);
         assert_eq!(producer.recorded(4), None);
-        assert_eq!(
-            producer.recorded(5),
-            Some(&Outcome::Published { matched: 5 })
-        );
-        assert_eq!(
-            producer.recorded(10),
-            Some(&Outcome::Published { matched: 10 })
-        );
+        assert_eq!(producer.recorded(5), Some(&Outcome::Published { matched: 5 }));
+        assert_eq!(producer.recorded(10), Some(&Outcome::Published { matched: 10 }));
         assert_eq!(producer.recorded(11), None);
         producer.confirm(3);
         producer.confirm(99);
@@ -212,16 +193,8 @@ mod tests {
         assert_eq!(keys.take(key(5), Some(3)), Taking::Fresh);
         assert_eq!(keys.take(key(5), Some(3)), Taking::Repeat);
         assert_eq!(keys.take(key(6), Some(6)), Taking::Fresh);
-        assert_eq!(
-            keys.take(key(5), Some(5)),
-            Taking::Repeat,
-            "closed, and the floor stays"
-        );
-        assert_eq!(
-            keys.take(key(0), None),
-            Taking::Fresh,
-            "an owed effect is another thing"
-        );
+        assert_eq!(keys.take(key(5), Some(5)), Taking::Repeat, "closed, and the floor stays");
+        assert_eq!(keys.take(key(0), None), Taking::Fresh, "an owed effect is another thing");
         assert_eq!(keys.take(key(0), None), Taking::Repeat);
         let mut bytes = Vec::new();
         keys.save(&mut bytes);

@@ -37,25 +37,15 @@ impl Broker {
         if publish.qos > 0 {
             matched = self.append(position, publish);
         }
-        self.index
-            .live
-            .add(position, u64::from(stored) + u64::from(matched));
-        Outcome::Published {
-            matched: matched + u32::from(publish.store),
-        }
+        self.index.live.add(position, u64::from(stored) + u64::from(matched));
+        Outcome::Published { matched: matched + u32::from(publish.store) }
     }
 
     /// Appends to every inbox whose filter matches; returns how many those are.
     fn append(&mut self, position: u64, publish: &Publish<'_>) -> u32 {
         let mut matching = std::mem::take(&mut self.matching);
-        self.index
-            .filters
-            .matching(publish.vhost, publish.topic, &mut matching);
-        let item = Item {
-            position,
-            qos: publish.qos,
-            retain: publish.retain,
-        };
+        self.index.filters.matching(publish.vhost, publish.topic, &mut matching);
+        let item = Item { position, qos: publish.qos, retain: publish.retain };
         for id in &matching {
             if let Some(inbox) = self.state.inboxes.get_mut(*id) {
                 inbox.append(item);
@@ -81,10 +71,8 @@ impl Broker {
             return;
         };
         let open = s.intervals.values().filter(|i| i.to == u64::MAX);
-        let mut options = open
-            .filter(|i| matching.binary_search(&i.inbox).is_ok())
-            .map(|i| i.options)
-            .peekable();
+        let mut options =
+            open.filter(|i| matching.binary_search(&i.inbox).is_ok()).map(|i| i.options).peekable();
         if options.peek().is_some() && options.all(|o| o & NO_LOCAL != 0) {
             if let Some(s) = self.state.sessions.get_mut(session) {
                 s.own.insert(position);
@@ -105,18 +93,9 @@ impl Broker {
         }
         let expiry_ms = publish.expiry_ms;
         if let Some(ms) = expiry_ms {
-            self.index
-                .due
-                .insert((ms, Due::Retained(key.0.clone(), key.1.clone())));
+            self.index.due.insert((ms, Due::Retained(key.0.clone(), key.1.clone())));
         }
-        self.state.retained.insert(
-            key,
-            Retained {
-                position,
-                qos: publish.qos,
-                expiry_ms,
-            },
-        );
+        self.state.retained.insert(key, Retained { position, qos: publish.qos, expiry_ms });
         Ok(1)
     }
 
@@ -127,9 +106,7 @@ impl Broker {
         };
         self.index.live.release(old.position);
         if let Some(ms) = old.expiry_ms {
-            self.index
-                .due
-                .remove(&(ms, Due::Retained(key.0.clone(), key.1.clone())));
+            self.index.due.remove(&(ms, Due::Retained(key.0.clone(), key.1.clone())));
         }
     }
 }

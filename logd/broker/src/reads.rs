@@ -21,10 +21,7 @@ impl Broker {
     /// The session of a client.
     #[must_use]
     pub fn session_of(&self, vhost: &str, client_id: &str) -> Option<u64> {
-        self.index
-            .clients
-            .get(&(vhost.into(), client_id.into()))
-            .copied()
+        self.index.clients.get(&(vhost.into(), client_id.into())).copied()
     }
 
     /// Sessions of the shard.
@@ -136,9 +133,6 @@ impl Broker {
 
     /// Registered gateways (meta): name, epoch, address.
     pub fn gateways(&self) -> impl Iterator<Item = (&str, u64, &str)> {
-        self.state
-            .gateways
-            .iter()
-            .map(|(name, (epoch, address))| (&**name, *epoch, &**address))
+        self.state.gateways.iter().map(|(name, (epoch, address))| (&**name, *epoch, &**address))
     }
 }

@@ -95,21 +95,12 @@ impl Session {
     /// The lowest publish number that is open; everything below is closed (G2).
     #[must_use]
     pub fn lowest_open(&self) -> u64 {
-        self.open_ids
-            .values()
-            .min()
-            .copied()
-            .unwrap_or(self.next_publish)
+        self.open_ids.values().min().copied().unwrap_or(self.next_publish)
     }
 
     /// Whether number `n` is settled above the cursor.
     pub(crate) fn is_settled(&self, n: u64) -> bool {
-        n < self.cursor
-            || self
-                .settled
-                .range(..=n)
-                .next_back()
-                .is_some_and(|(_, end)| n < *end)
+        n < self.cursor || self.settled.range(..=n).next_back().is_some_and(|(_, end)| n < *end)
     }
 
     /// Notes that `first..end` is settled.
@@ -149,13 +140,8 @@ impl Session {
         }
         out.put_u32(self.expiry_s);
         out.put_u16(self.window);
-        for n in [
-            self.cursor,
-            self.position,
-            self.sent_upto,
-            self.next_interval,
-            self.next_publish,
-        ] {
+        for n in [self.cursor, self.position, self.sent_upto, self.next_interval, self.next_publish]
+        {
             out.put_u64(n);
         }
         out.put_u32(self.subscriptions.len() as u32);
@@ -185,20 +171,13 @@ impl Session {
         pairs(out, &mut self.settled.iter().map(|(a, b)| (*a, *b)));
         pairs(out, &mut self.received.iter().map(|a| (*a, 0)));
         pairs(out, &mut self.own.iter().map(|a| (*a, 0)));
-        pairs(
-            out,
-            &mut self.open_ids.iter().map(|(id, n)| (u64::from(*id), *n)),
-        );
+        pairs(out, &mut self.open_ids.iter().map(|(id, n)| (u64::from(*id), *n)));
         out.put_u8(self.will.is_some().into());
         self.will.iter().for_each(|w| w.save(out));
     }
 
     pub(crate) fn load(r: &mut Reader<'_>) -> Result<Self, WireError> {
-        let mut s = Self {
-            vhost: r.str()?.into(),
-            client_id: r.str()?.into(),
-            ..Self::default()
-        };
+        let mut s = Self { vhost: r.str()?.into(), client_id: r.str()?.into(), ..Self::default() };
         s.epoch = r.u64()?;
         let attached = r.u8()? != 0;
         let owner = (r.u64()?, r.u64()?);
@@ -210,14 +189,7 @@ impl Session {
         for _ in 0..r.u32()? {
             let filter = r.str()?.into();
             let (options, identifier, interval) = (r.u8()?, r.u32()?, r.u64()?);
-            s.subscriptions.insert(
-                filter,
-                Subscription {
-                    options,
-                    identifier,
-                    interval,
-                },
-            );
+            s.subscriptions.insert(filter, Subscription { options, identifier, interval });
         }
         for _ in 0..r.u32()? {
             let id = r.u64()?;
@@ -236,15 +208,8 @@ impl Session {
         s.settled = pairs(r)?.into_iter().collect();
         s.received = pairs(r)?.into_iter().map(|(a, _)| a).collect();
         s.own = pairs(r)?.into_iter().map(|(a, _)| a).collect();
-        s.open_ids = pairs(r)?
-            .into_iter()
-            .map(|(id, n)| (id as u16, n))
-            .collect();
-        s.will = if r.u8()? != 0 {
-            Some(StoredWill::load(r)?)
-        } else {
-            None
-        };
+        s.open_ids = pairs(r)?.into_iter().map(|(id, n)| (id as u16, n)).collect();
+        s.will = if r.u8()? != 0 { Some(StoredWill::load(r)?) } else { None };
         Ok(s)
     }
 }
@@ -277,10 +242,7 @@ mod tests {
 
     #[test]
     fn settled_ranges_join() {
-        let mut s = Session {
-            cursor: 10,
-            ..Session::default()
-        };
+        let mut s = Session { cursor: 10, ..Session::default() };
         s.received.extend([12, 15, 40]);
         for (first, end) in [(20, 30), (12, 14), (0, 5), (14, 20), (50, 50), (8, 12)] {
             s.settle(first, end);
@@ -306,21 +268,9 @@ mod tests {
             }),
             ..Session::default()
         };
-        s.subscriptions.insert(
-            "a".into(),
-            Subscription {
-                options: 1,
-                identifier: 2,
-                interval: 3,
-            },
-        );
-        let interval = Interval {
-            inbox: 1,
-            at: Place::default(),
-            to: u64::MAX,
-            options: 1,
-            identifier: 2,
-        };
+        s.subscriptions.insert("a".into(), Subscription { options: 1, identifier: 2, interval: 3 });
+        let interval =
+            Interval { inbox: 1, at: Place::default(), to: u64::MAX, options: 1, identifier: 2 };
         s.intervals.insert(3, interval);
         s.settle(5, 9);
         s.open_ids.insert(3, 4);

@@ -13,15 +13,17 @@ use crate::outcome::Outcome;
 
 impl Broker {
     pub(crate) fn settle(&mut self, id: u64, ranges: &[Settled]) -> Outcome {
+        let end = |r: &Settled| r.first.saturating_add(r.count.into());
+        let cursor = self.state.sessions.get(id).map_or(0, |s| s.cursor);
+        // Settled ranges that begin at the cursor need no look ahead: it stops at the end by itself.
+        let looks_ahead = ranges.iter().any(|r| r.received || r.first > cursor);
+        let asked = ranges.iter().filter(|_| looks_ahead);
+        let known = self.existing(id, asked.map(|r| (r.first, end(r))));
         let Some(session) = self.state.sessions.get_mut(id) else {
             return Outcome::refused(ErrorCode::NotFound);
         };
         for range in ranges {
-            // What was never sent cannot be settled: a message that comes later has that number.
-            let end = range
-                .first
-                .saturating_add(range.count.into())
-                .min(session.sent_upto);
+            let end = end(range).min(session.sent_upto).min(known);
             if range.received {
                 let first = range.first.max(session.cursor);
                 let fresh: Vec<_> = (first..end).filter(|n| !session.is_settled(*n)).collect();
@@ -35,23 +37,40 @@ impl Broker {
     }
 
     pub(crate) fn drop_numbers(&mut self, id: u64, ranges: &[(u64, u32)]) {
-        let Some(session) = self.state.sessions.get_mut(id) else {
-            return;
-        };
-        for (first, count) in ranges {
-            session.settle(*first, first.saturating_add((*count).into()));
+        let end = |(first, count): &(u64, u32)| first.saturating_add((*count).into());
+        let known = self.existing(id, ranges.iter().map(|r| (r.0, end(r))));
+        let Some(session) = self.state.sessions.get_mut(id) else { return };
+        for range in ranges {
+            session.settle(range.0, end(range).min(known));
         }
         self.advance(id);
     }
 
     /// Settles everything below `number` but the first window of unsettled numbers (R8, G3).
     pub(crate) fn trim(&mut self, id: u64, number: u64) {
-        let Some(session) = self.state.sessions.get_mut(id) else {
-            return;
-        };
+        let Some(session) = self.state.sessions.get(id) else { return };
         let spared = session.cursor + u64::from(session.window);
-        session.settle(spared, number);
+        let known = self.existing(id, [(spared, number)].into_iter());
+        if let Some(session) = self.state.sessions.get_mut(id) {
+            session.settle(spared, number.min(known));
+        }
         self.advance(id);
+    }
+
+    /// The number behind the last message that exists, as far as `ranges` ask: what is not there cannot
+    /// be settled, because a message that comes later has that number.
+    fn existing(&self, id: u64, ranges: impl Iterator<Item = (u64, u64)>) -> u64 {
+        let Some(session) = self.state.sessions.get(id) else { return 0 };
+        let Some(wanted) = ranges.map(|(_, end)| end).filter(|e| *e > session.cursor).max() else {
+            return u64::MAX;
+        };
+        let mut walk = DeliveryCursor::at_start(session);
+        for _ in 0..STEPS_MAX {
+            if walk.number >= wanted || walk.next(session, &self.state.inboxes).is_none() {
+                break;
+            }
+        }
+        walk.number
     }
 
     /// Moves the cursor over what is settled, at most a bounded number of messages at once.
@@ -60,10 +79,7 @@ impl Broker {
             return;
         };
         let ready = |s: &crate::session::Session| {
-            s.settled
-                .first_key_value()
-                .filter(|(first, _)| **first <= s.cursor)
-                .map(|(_, e)| *e)
+            s.settled.first_key_value().filter(|(first, _)| **first <= s.cursor).map(|(_, e)| *e)
         };
         let Some(end) = ready(session) else {
             self.index.advancing.remove(&id);
@@ -84,11 +100,7 @@ impl Broker {
             return;
         };
         session.cursor = number;
-        let rest = session
-            .settled
-            .pop_first()
-            .map(|(_, end)| end)
-            .filter(|e| *e > number);
+        let rest = session.settled.pop_first().map(|(_, end)| end).filter(|e| *e > number);
         let more = rest.filter(|_| !at_end);
         if let Some(end) = more {
             session.settled.insert(number, end);
@@ -96,12 +108,8 @@ impl Broker {
         session.received = session.received.split_off(&number);
         let moves = walk.store(session);
         session.own = session.own.split_off(&session.position);
-        let closed: Vec<_> = session
-            .intervals
-            .iter()
-            .filter(|(_, i)| i.to != u64::MAX)
-            .map(|(id, _)| *id)
-            .collect();
+        let closed: Vec<_> =
+            session.intervals.iter().filter(|(_, i)| i.to != u64::MAX).map(|(id, _)| *id).collect();
         for (inbox_id, old, new) in moves {
             if let Some(inbox) = self.state.inboxes.get_mut(inbox_id) {
                 inbox.unmark(old);
@@ -109,9 +117,7 @@ impl Broker {
             }
             self.trim_inbox(inbox_id, Some(new));
         }
-        closed
-            .into_iter()
-            .for_each(|interval| self.drop_interval_if_drained(id, interval));
+        closed.into_iter().for_each(|interval| self.drop_interval_if_drained(id, interval));
         if more.is_some() {
             self.index.advancing.insert(id);
             self.effects.push(Effect::More);
@@ -125,9 +131,7 @@ impl Broker {
         let Some(session) = self.state.sessions.get(id) else {
             return true;
         };
-        DeliveryCursor::at_start(session)
-            .next(session, &self.state.inboxes)
-            .is_none()
+        DeliveryCursor::at_start(session).next(session, &self.state.inboxes).is_none()
     }
 
     /// Numbers below `number` were sent on this connection.
@@ -143,10 +147,7 @@ impl Broker {
             return Outcome::refused(ErrorCode::NotFound);
         };
         if let Some(number) = session.open_ids.get(&packet_id) {
-            return Outcome::Opened {
-                number: *number,
-                fresh: false,
-            };
+            return Outcome::Opened { number: *number, fresh: false };
         }
         if session.open_ids.len() >= INFLIGHT_IN_MAX {
             return Outcome::refused(ErrorCode::LimitExceeded);
@@ -154,23 +155,12 @@ impl Broker {
         let number = session.next_publish;
         session.next_publish += 1;
         session.open_ids.insert(packet_id, number);
-        Outcome::Opened {
-            number,
-            fresh: true,
-        }
+        Outcome::Opened { number, fresh: true }
     }
 
     pub(crate) fn close_id(&mut self, id: u64, packet_id: u16) -> Outcome {
-        let known = self
-            .state
-            .sessions
-            .get_mut(id)
-            .and_then(|s| s.open_ids.remove(&packet_id))
-            .is_some();
-        if known {
-            Outcome::Done
-        } else {
-            Outcome::refused(ErrorCode::NotFound)
-        }
+        let known =
+            self.state.sessions.get_mut(id).and_then(|s| s.open_ids.remove(&packet_id)).is_some();
+        if known { Outcome::Done } else { Outcome::refused(ErrorCode::NotFound) }
     }
 }

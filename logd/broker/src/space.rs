@@ -57,10 +57,7 @@ impl Live {
 
     fn take(&mut self, run: Option<(u64, u64)>) {
         let Some((index, n)) = run else { return };
-        let left = self
-            .entries
-            .get_mut(&index)
-            .expect("released no more often than added");
+        let left = self.entries.get_mut(&index).expect("released no more often than added");
         assert!(*left >= n, "released no more often than added");
         *left -= n;
         self.total -= n;

@@ -73,12 +73,7 @@ impl State {
     pub(crate) fn save(&self, out: &mut Vec<u8>) {
         out.put_u16(VERSION);
         out.put_u32(self.shard.0);
-        for n in [
-            self.now_ms,
-            self.applied,
-            self.ended_before,
-            self.next_inbox,
-        ] {
+        for n in [self.now_ms, self.applied, self.ended_before, self.next_inbox] {
             out.put_u64(n);
         }
         out.put_u32(self.ended.len() as u32);
@@ -136,10 +131,7 @@ impl State {
         if r.u16()? != VERSION {
             return Err(WireError("snapshot of another version"));
         }
-        let mut state = Self {
-            shard: ShardId(r.u32()?),
-            ..Self::default()
-        };
+        let mut state = Self { shard: ShardId(r.u32()?), ..Self::default() };
         (state.now_ms, state.applied) = (r.u64()?, r.u64()?);
         (state.ended_before, state.next_inbox) = (r.u64()?, r.u64()?);
         state.ended = (0..r.u32()?).map(|_| r.u64()).collect::<Result<_, _>>()?;
@@ -170,27 +162,13 @@ impl State {
             let key = (r.str()?.into(), r.str()?.into());
             let (position, qos, expiry) = (r.u64()?, r.u8()?, r.u64()?);
             let expiry_ms = (expiry != u64::MAX).then_some(expiry);
-            self.retained.insert(
-                key,
-                Retained {
-                    position,
-                    qos,
-                    expiry_ms,
-                },
-            );
+            self.retained.insert(key, Retained { position, qos, expiry_ms });
         }
         for _ in 0..r.u32()? {
             let id = r.u64()?;
             let vhost = r.str()?.into();
             let will = StoredWill::load(r)?;
-            self.owed.insert(
-                id,
-                OwedWill {
-                    vhost,
-                    will,
-                    due_ms: r.u64()?,
-                },
-            );
+            self.owed.insert(id, OwedWill { vhost, will, due_ms: r.u64()? });
         }
         self.keys = Keys::load(r)?;
         for _ in 0..r.u32()? {

@@ -20,20 +20,13 @@ const NO_SUBSCRIPTION_EXISTED: u8 = 0x11;
 
 impl Broker {
     pub(crate) fn subscribe(&mut self, id: u64, position: u64, filters: &[Wanted<'_>]) -> Outcome {
-        let codes = filters
-            .iter()
-            .map(|w| self.subscribe_one(id, position, w))
-            .collect();
+        let codes = filters.iter().map(|w| self.subscribe_one(id, position, w)).collect();
         self.effects.push(Effect::SessionChanged { session: id });
         Outcome::Subscribed(codes)
     }
 
     fn subscribe_one(&mut self, id: u64, position: u64, wanted: &Wanted<'_>) -> (u8, bool) {
-        let Wanted {
-            options,
-            identifier,
-            filter,
-        } = *wanted;
+        let Wanted { options, identifier, filter } = *wanted;
         let Some(session) = self.state.sessions.get(id) else {
             return (QUOTA_EXCEEDED, false);
         };
@@ -55,20 +48,13 @@ impl Broker {
             return (QUOTA_EXCEEDED, false);
         }
         // What replaces is opened first: the inbox they share must not be forsaken in between.
-        let interval = if options & 3 > 0 {
-            self.open_interval(id, filter, options, identifier)
-        } else {
-            0
-        };
+        let interval =
+            if options & 3 > 0 { self.open_interval(id, filter, options, identifier) } else { 0 };
         if let Some(old) = known.filter(|k| k.interval > 0) {
             self.close_interval(id, old.interval, position);
         }
         if let Some(session) = self.state.sessions.get_mut(id) {
-            let subscription = Subscription {
-                options,
-                identifier,
-                interval,
-            };
+            let subscription = Subscription { options, identifier, interval };
             session.subscriptions.insert(filter.into(), subscription);
         }
         (options & 3, known.is_none())
@@ -77,11 +63,8 @@ impl Broker {
     pub(crate) fn unsubscribe(&mut self, id: u64, position: u64, filters: &[&str]) -> Outcome {
         let mut codes = Vec::with_capacity(filters.len());
         for filter in filters {
-            let removed = self
-                .state
-                .sessions
-                .get_mut(id)
-                .and_then(|s| s.subscriptions.remove(*filter));
+            let removed =
+                self.state.sessions.get_mut(id).and_then(|s| s.subscriptions.remove(*filter));
             match removed {
                 None => codes.push(NO_SUBSCRIPTION_EXISTED),
                 Some(subscription) => {
@@ -107,14 +90,9 @@ impl Broker {
             None => {
                 self.state.next_inbox += 1;
                 let inbox_id = self.state.next_inbox;
-                self.state
-                    .inboxes
-                    .insert(inbox_id, Inbox::new(&vhost, filter));
+                self.state.inboxes.insert(inbox_id, Inbox::new(&vhost, filter));
                 self.index.filters.insert(&vhost, filter, inbox_id);
-                self.effects.push(Effect::FilterAdded {
-                    vhost,
-                    filter: filter.into(),
-                });
+                self.effects.push(Effect::FilterAdded { vhost, filter: filter.into() });
                 inbox_id
             }
         };
@@ -128,13 +106,7 @@ impl Broker {
             return 0;
         };
         session.next_interval += 1;
-        let interval = Interval {
-            inbox: inbox_id,
-            at,
-            to: u64::MAX,
-            options,
-            identifier,
-        };
+        let interval = Interval { inbox: inbox_id, at, to: u64::MAX, options, identifier };
         session.intervals.insert(session.next_interval, interval);
         session.next_interval
     }
@@ -168,11 +140,7 @@ impl Broker {
         let Some(session) = self.state.sessions.get(id) else {
             return;
         };
-        let Some(i) = session
-            .intervals
-            .get(&interval)
-            .filter(|i| i.to != u64::MAX)
-        else {
+        let Some(i) = session.intervals.get(&interval).filter(|i| i.to != u64::MAX) else {
             return;
         };
         let (inbox_id, at, to, from) = (i.inbox, i.at, i.to, session.position);

@@ -42,11 +42,7 @@ impl Broker {
     fn detach_ended(&mut self, mut steps: u32) -> u32 {
         while steps > 0 {
             let ended = self.state.ended.iter().find_map(|epoch| {
-                self.index
-                    .attached
-                    .range((*epoch, 0)..=(*epoch, u64::MAX))
-                    .next()
-                    .copied()
+                self.index.attached.range((*epoch, 0)..=(*epoch, u64::MAX)).next().copied()
             });
             let first = self.index.attached.first().copied();
             let below = first.filter(|(epoch, _)| *epoch < self.state.ended_before);
@@ -55,11 +51,8 @@ impl Broker {
             };
             // Nobody knows how far a connection got that ended with its gateway: everything in the
             // window may have been sent.
-            let upto = self
-                .state
-                .sessions
-                .get(session)
-                .map_or(0, |s| s.cursor + u64::from(s.window));
+            let upto =
+                self.state.sessions.get(session).map_or(0, |s| s.cursor + u64::from(s.window));
             self.note_sent(session, upto);
             self.detach(session);
             steps -= 1;

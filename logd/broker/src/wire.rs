@@ -13,19 +13,13 @@ pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
     pub(crate) fn take(&mut self, n: usize) -> Result<&'a [u8], WireError> {
-        let (taken, rest) = self
-            .0
-            .split_at_checked(n)
-            .ok_or(WireError("ends too early"))?;
+        let (taken, rest) = self.0.split_at_checked(n).ok_or(WireError("ends too early"))?;
         self.0 = rest;
         Ok(taken)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
-        let (taken, rest) = self
-            .0
-            .split_first_chunk()
-            .ok_or(WireError("ends too early"))?;
+        let (taken, rest) = self.0.split_first_chunk().ok_or(WireError("ends too early"))?;
         self.0 = rest;
         Ok(*taken)
     }
@@ -69,11 +63,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn end(&self) -> Result<(), WireError> {
-        if self.is_empty() {
-            Ok(())
-        } else {
-            Err(WireError("goes on behind its end"))
-        }
+        if self.is_empty() { Ok(()) } else { Err(WireError("goes on behind its end")) }
     }
 }
 

@@ -83,9 +83,6 @@ mod tests {
         let p = Position::new(7, 1_048_575);
         assert_eq!((p.index(), p.slot()), (7, 1_048_575));
         assert!(p < Position::new(8, 0));
-        assert_eq!(
-            Position::new(Position::INDEX_MAX, 0).index(),
-            Position::INDEX_MAX
-        );
+        assert_eq!(Position::new(Position::INDEX_MAX, 0).index(), Position::INDEX_MAX);
     }
 }

@@ -51,11 +51,7 @@ mod tests {
                 _ => Kind::Shared,
             };
             let shards = f[3].parse().expect("a number");
-            assert_eq!(
-                place(kind, f[1], f[2], shards).0.to_string(),
-                f[4],
-                "{line}"
-            );
+            assert_eq!(place(kind, f[1], f[2], shards).0.to_string(), f[4], "{line}");
             count += 1;
         }
         assert!(count >= 8);

@@ -24,9 +24,7 @@ pub fn validate_topic(topic: &str) -> Result<(), NameError> {
         return Err(NameError("topic name is empty or too long"));
     }
     if topic.contains(['+', '#', '\0']) {
-        return Err(NameError(
-            "topic name contains a wildcard or a null character",
-        ));
+        return Err(NameError("topic name contains a wildcard or a null character"));
     }
     Ok(())
 }

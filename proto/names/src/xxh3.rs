@@ -26,15 +26,11 @@ const SECRET: [u8; 192] = [
 ];
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes[at..]
-        .first_chunk::<8>()
-        .map_or(0, |b| u64::from_le_bytes(*b))
+    bytes[at..].first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u64 {
-    bytes[at..]
-        .first_chunk::<4>()
-        .map_or(0, |b| u64::from(u32::from_le_bytes(*b)))
+    bytes[at..].first_chunk::<4>().map_or(0, |b| u64::from(u32::from_le_bytes(*b)))
 }
 
 fn fold(a: u64, b: u64) -> u64 {
@@ -158,12 +154,7 @@ fn long(input: &[u8]) -> u64 {
     }
     let stripes = (len - 1 - BLOCK * blocks) / STRIPE;
     for stripe in 0..stripes {
-        accumulate(
-            &mut acc,
-            input,
-            blocks * BLOCK + stripe * STRIPE,
-            stripe * 8,
-        );
+        accumulate(&mut acc, input, blocks * BLOCK + stripe * STRIPE, stripe * 8);
     }
     accumulate(&mut acc, input, len - STRIPE, SECRET.len() - STRIPE - 7);
     let mut h = (len as u64).wrapping_mul(P64_1);
@@ -183,9 +174,8 @@ mod tests {
 
     #[test]
     fn it_is_what_others_compute() {
-        let input: Vec<u8> = (0..5_000u32)
-            .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
-            .collect();
+        let input: Vec<u8> =
+            (0..5_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         for len in (0..1_200).chain([1_024, 2_048, 4_096, 5_000]) {
             let want = xxhash_rust::xxh3::xxh3_64(&input[..len]);
             assert_eq!(xxh3_64(&input[..len]), want, "{len} bytes");

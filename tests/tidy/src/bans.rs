@@ -24,23 +24,13 @@ fn banned(lock: &str) -> Vec<String> {
 fn unsafe_outside(path: &Path, text: &str) -> bool {
     let place = Path::new("logd/log/src/mmap.rs");
     let word = concat!("uns", "afe {");
-    path != place
-        && text
-            .lines()
-            .any(|l| !l.trim_start().starts_with("//") && l.contains(word))
+    path != place && text.lines().any(|l| !l.trim_start().starts_with("//") && l.contains(word))
 }
 
 fn registry_address(text: &str) -> bool {
-    [
-        "crates.io/",
-        "pypi.org/",
-        "registry.npmjs",
-        "proxy.golang",
-        "deb.debian",
-        "repo1.maven",
-    ]
-    .iter()
-    .any(|a| text.contains(&a.replace('/', "")) && text.contains(concat!("htt", "p")))
+    ["crates.io/", "pypi.org/", "registry.npmjs", "proxy.golang", "deb.debian", "repo1.maven"]
+        .iter()
+        .any(|a| text.contains(&a.replace('/', "")) && text.contains(concat!("htt", "p")))
 }
 
 #[test]
@@ -52,15 +42,9 @@ fn no_banned_package_is_locked() {
 
 #[test]
 fn code_that_the_compiler_cannot_check_has_one_place() {
-    let found: Vec<_> = sources()
-        .into_iter()
-        .filter(|p| unsafe_outside(p, &read(p)))
-        .collect();
+    let found: Vec<_> = sources().into_iter().filter(|p| unsafe_outside(p, &read(p))).collect();
     assert!(found.is_empty(), "{found:#?}");
-    assert!(unsafe_outside(
-        Path::new("a.rs"),
-        concat!("let x = uns", "afe { y() };")
-    ));
+    assert!(unsafe_outside(Path::new("a.rs"), concat!("let x = uns", "afe { y() };")));
 }
 
 #[test]

@@ -5,10 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::tree::{files, read, root};
 
 fn markdown() -> Vec<PathBuf> {
-    files()
-        .into_iter()
-        .filter(|p| p.extension().is_some_and(|e| e == "md"))
-        .collect()
+    files().into_iter().filter(|p| p.extension().is_some_and(|e| e == "md")).collect()
 }
 
 /// Relative links of a Markdown text.
@@ -54,29 +51,17 @@ fn the_code_map_is_the_tree() {
         .collect();
     mapped.sort();
     there.sort();
-    assert_eq!(
-        mapped, there,
-        "docs/architecture.md on the left, the tree on the right"
-    );
+    assert_eq!(mapped, there, "docs/architecture.md on the left, the tree on the right");
 }
 
 #[test]
 fn what_the_readme_says_to_type_exists() {
     let makefile = read(Path::new("Makefile"));
     let readme = read(Path::new("README.md"));
-    let said: Vec<_> = readme
-        .lines()
-        .filter_map(|l| l.trim().strip_prefix("make "))
-        .collect();
-    assert!(
-        said.contains(&"run") && said.contains(&"test"),
-        "the two commands: {said:?}"
-    );
+    let said: Vec<_> = readme.lines().filter_map(|l| l.trim().strip_prefix("make ")).collect();
+    assert!(said.contains(&"run") && said.contains(&"test"), "the two commands: {said:?}");
     for line in said {
         let target = line.split_whitespace().next().unwrap_or(line);
-        assert!(
-            makefile.contains(&format!("\n{target}:")),
-            "no target {target}"
-        );
+        assert!(makefile.contains(&format!("\n{target}:")), "no target {target}");
     }
 }

@@ -31,15 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "fluxmq-process",
         ],
     ),
-    (
-        "gateway-core",
-        &[
-            "fluxmq-client",
-            "fluxmq-proto",
-            "fluxmq-names",
-            "fluxmq-process",
-        ],
-    ),
+    ("gateway-core", &["fluxmq-client", "fluxmq-proto", "fluxmq-names", "fluxmq-process"]),
     (
         "mqtt-gateway",
         &[
@@ -51,10 +43,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "fluxmq-process",
         ],
     ),
-    (
-        "fluxmq",
-        &["logd", "mqtt-gateway", "gateway-core", "fluxmq-process"],
-    ),
+    ("fluxmq", &["logd", "mqtt-gateway", "gateway-core", "fluxmq-process"]),
 ];
 
 /// Packages that must work without a runtime and without the contract.
@@ -63,13 +52,7 @@ const WITHOUT_RUNTIME: &[&str] = &["logd-log", "logd-broker", "mqtt-codec", "flu
 fn metadata() -> Value {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let told = Command::new(cargo)
-        .args([
-            "metadata",
-            "--no-deps",
-            "--format-version",
-            "1",
-            "--offline",
-        ])
+        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
         .current_dir(root())
         .output()
         .expect("cargo is there");
@@ -79,10 +62,7 @@ fn metadata() -> Value {
 /// Dependencies of `package` that are not for tests only.
 fn dependencies(package: &Value) -> Vec<&str> {
     let all = package["dependencies"].as_array().expect("a list");
-    all.iter()
-        .filter(|d| d["kind"] != "dev")
-        .filter_map(|d| d["name"].as_str())
-        .collect()
+    all.iter().filter(|d| d["kind"] != "dev").filter_map(|d| d["name"].as_str()).collect()
 }
 
 fn breaches(package: &str, dependencies: &[&str]) -> Vec<String> {

@@ -9,9 +9,7 @@ const FUNCTION_LINES_MAX: usize = 70;
 
 /// Lines before the inline tests begin.
 fn code(text: &str) -> Vec<&str> {
-    text.lines()
-        .take_while(|l| l.trim() != "#[cfg(test)]")
-        .collect()
+    text.lines().take_while(|l| l.trim() != "#[cfg(test)]").collect()
 }
 
 /// Functions that are too long: (name line, lines). rustfmt puts the closing brace of an item at the
@@ -35,10 +33,7 @@ fn long_functions(lines: &[&str]) -> Vec<String> {
             continue;
         }
         let end = format!("{}}}", " ".repeat(indent));
-        let len = lines[at..]
-            .iter()
-            .position(|l| *l == end)
-            .map_or(0, |n| n + 1);
+        let len = lines[at..].iter().position(|l| *l == end).map_or(0, |n| n + 1);
         if len > FUNCTION_LINES_MAX {
             found.push(format!("{first} has {len} lines"));
         }
@@ -57,11 +52,8 @@ fn files_and_functions_are_short() {
         if !is_test && lines.len() > FILE_LINES_MAX {
             wrong.push(format!("{} has {} lines", path.display(), lines.len()));
         }
-        wrong.extend(
-            long_functions(&lines)
-                .into_iter()
-                .map(|f| format!("{}: {f}", path.display())),
-        );
+        wrong
+            .extend(long_functions(&lines).into_iter().map(|f| format!("{}: {f}", path.display())));
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }

@@ -27,16 +27,11 @@ const ROOT: &[&str] = &[
 ];
 
 /// Names that say nothing of what a file is about.
-const EMPTY_NAMES: &[&str] = &[
-    "utils", "util", "helpers", "common", "types", "manager", "misc",
-];
+const EMPTY_NAMES: &[&str] = &["utils", "util", "helpers", "common", "types", "manager", "misc"];
 
 /// The root of the repository.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../..")
-        .canonicalize()
-        .expect("the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository")
 }
 
 /// Tracked and new files, relative to the root.
@@ -47,10 +42,7 @@ pub(crate) fn files() -> Vec<PathBuf> {
         .output()
         .expect("git is there");
     let text = String::from_utf8(listed.stdout).expect("names are utf-8");
-    text.lines()
-        .map(PathBuf::from)
-        .filter(|p| root().join(p).exists())
-        .collect()
+    text.lines().map(PathBuf::from).filter(|p| root().join(p).exists()).collect()
 }
 
 /// The text of a file.
@@ -60,10 +52,7 @@ pub(crate) fn read(path: &Path) -> String {
 
 /// Rust sources.
 pub(crate) fn sources() -> Vec<PathBuf> {
-    files()
-        .into_iter()
-        .filter(|p| p.extension().is_some_and(|e| e == "rs"))
-        .collect()
+    files().into_iter().filter(|p| p.extension().is_some_and(|e| e == "rs")).collect()
 }
 
 fn misplaced(path: &Path) -> Option<String> {
@@ -73,9 +62,7 @@ fn misplaced(path: &Path) -> Option<String> {
 
 fn says_nothing(path: &Path) -> Option<String> {
     let stem = path.file_stem()?.to_string_lossy().into_owned();
-    EMPTY_NAMES
-        .contains(&&*stem)
-        .then(|| format!("{} says nothing", path.display()))
+    EMPTY_NAMES.contains(&&*stem).then(|| format!("{} says nothing", path.display()))
 }
 
 #[test]

@@ -31,11 +31,7 @@ fn options(qos: u8, identifier: u32) -> SubscriptionOptions {
 fn matching_follows_the_rules_of_4_7() {
     for (filter, topic, want) in [
         ("sport/tennis/player1/#", "sport/tennis/player1", true),
-        (
-            "sport/tennis/player1/#",
-            "sport/tennis/player1/score/wimbledon",
-            true,
-        ),
+        ("sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon", true),
         ("sport/#", "sport", true),
         ("sport/tennis/+", "sport/tennis/player1", true),
         ("sport/tennis/+", "sport/tennis/player1/ranking", false),
@@ -56,16 +52,8 @@ fn matching_follows_the_rules_of_4_7() {
     ] {
         let mut table = RouteTable::default();
         table.subscribe(filter, &subscriber(), options(1, 0));
-        assert_eq!(
-            table.resolve(topic).live.len() == 1,
-            want,
-            "table: {filter} on {topic}"
-        );
-        assert_eq!(
-            filter_matches(filter, topic),
-            want,
-            "filter: {filter} on {topic}"
-        );
+        assert_eq!(table.resolve(topic).live.len() == 1, want, "table: {filter} on {topic}");
+        assert_eq!(filter_matches(filter, topic), want, "filter: {filter} on {topic}");
     }
 }
 
@@ -77,11 +65,7 @@ fn overlapping_subscriptions_are_one_destination_with_the_highest_qos() {
     table.subscribe("x/#", &b, options(1, 0));
     let to = table.resolve("x/y");
     assert_eq!(to.live.len(), 2);
-    let of_a = to
-        .live
-        .iter()
-        .find(|d| Rc::ptr_eq(&d.subscriber, &a))
-        .expect("a is subscribed");
+    let of_a = to.live.iter().find(|d| Rc::ptr_eq(&d.subscriber, &a)).expect("a is subscribed");
     assert_eq!(of_a.qos, 2);
     assert_eq!(of_a.identifiers.len(), 2);
 }
@@ -91,10 +75,7 @@ fn what_is_removed_leaves_nothing_behind() {
     let (mut table, a) = (RouteTable::default(), subscriber());
     for filter in ["x/y", "x/+/z", "#", "+/a/#"] {
         assert!(table.subscribe(filter, &a, options(1, 0)));
-        assert!(
-            !table.subscribe(filter, &a, options(0, 0)),
-            "replaced, not added"
-        );
+        assert!(!table.subscribe(filter, &a, options(0, 0)), "replaced, not added");
     }
     for filter in ["x/y", "x/+/z", "#", "+/a/#"] {
         assert!(table.has_live(filter));
@@ -124,8 +105,5 @@ fn a_cached_route_survives_changes_that_do_not_touch_its_topic() {
     }
     assert!(table.still_valid("my/topic", before));
     table.subscribe("other/more", &a, options(1, 0));
-    assert!(
-        !table.still_valid("my/topic", before),
-        "more changes than are remembered"
-    );
+    assert!(!table.still_valid("my/topic", before), "more changes than are remembered");
 }

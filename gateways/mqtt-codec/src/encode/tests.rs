@@ -10,11 +10,7 @@ fn version() -> impl Strategy<Value = Version> {
 }
 
 fn qos() -> impl Strategy<Value = QoS> {
-    prop_oneof![
-        Just(QoS::AtMostOnce),
-        Just(QoS::AtLeastOnce),
-        Just(QoS::ExactlyOnce)
-    ]
+    prop_oneof![Just(QoS::AtMostOnce), Just(QoS::AtLeastOnce), Just(QoS::ExactlyOnce)]
 }
 
 const TEXT: &str = "[a-zA-Z0-9 äöü€/]{1,40}";
@@ -32,12 +28,8 @@ fn publish_properties() -> impl Strategy<Value = Vec<u8>> {
     (optional, users).prop_map(|((format, expiry, text, data, alias), users)| {
         let mut out = Vec::new();
         let mut put = |id, value| property(&mut out, id, value);
-        format
-            .into_iter()
-            .for_each(|n| put(PropertyId::PAYLOAD_FORMAT, Value::Number(n)));
-        expiry
-            .into_iter()
-            .for_each(|n| put(PropertyId::MESSAGE_EXPIRY, Value::Number(n)));
+        format.into_iter().for_each(|n| put(PropertyId::PAYLOAD_FORMAT, Value::Number(n)));
+        expiry.into_iter().for_each(|n| put(PropertyId::MESSAGE_EXPIRY, Value::Number(n)));
         if let Some(text) = &text {
             put(PropertyId::CONTENT_TYPE, Value::Text(text));
             put(PropertyId::RESPONSE_TOPIC, Value::Text(text));
@@ -45,11 +37,8 @@ fn publish_properties() -> impl Strategy<Value = Vec<u8>> {
         for (name, value) in &users {
             put(PropertyId::USER_PROPERTY, Value::Pair(name, value));
         }
-        data.iter()
-            .for_each(|d| put(PropertyId::CORRELATION_DATA, Value::Binary(d)));
-        alias
-            .into_iter()
-            .for_each(|n| put(PropertyId::TOPIC_ALIAS, Value::Number(n)));
+        data.iter().for_each(|d| put(PropertyId::CORRELATION_DATA, Value::Binary(d)));
+        alias.into_iter().for_each(|n| put(PropertyId::TOPIC_ALIAS, Value::Number(n)));
         out
     })
 }
@@ -183,17 +172,9 @@ fn broken_packets_are_refused() {
         (&[0x82, 3, 0, 1, 0], v5, Defect::Protocol),               // 3.8.3-2
         (&[0x82, 7, 0, 1, 0, 0, 1, b'a', 0x40], v5, Defect::Malformed), // 3.8.3-5
         (&[0x82, 7, 0, 1, 0, 0, 1, b'a', 0x30], v5, Defect::Protocol), // retain handling 3
-        (
-            &[0x82, 6, 0, 1, 0, 1, b'a', 4],
-            Version::V311,
-            Defect::Malformed,
-        ), // 3.1.1: 3.8.3-4
+        (&[0x82, 6, 0, 1, 0, 1, b'a', 4], Version::V311, Defect::Malformed), // 3.1.1: 3.8.3-4
         (&[0x82, 7, 0, 1, 0, 0, 1, b'a', 3], v5, Defect::Malformed),
-        (
-            &[0x82, 8, 0, 1, 0, 0, 2, b'#', b'a', 0],
-            v5,
-            Defect::TopicFilter,
-        ), // 4.7.1-1
+        (&[0x82, 8, 0, 1, 0, 0, 2, b'#', b'a', 0], v5, Defect::TopicFilter), // 4.7.1-1
         (
             &[
                 0x82, 16, 0, 1, 0, 0, 10, b'$', b's', b'h', b'a', b'r', b'e', b'/', b'g', b'/',
@@ -202,8 +183,8 @@ fn broken_packets_are_refused() {
             v5,
             Defect::Protocol,
         ), // 3.8.3-4
-        (&[0xA2, 3, 0, 1, 0], v5, Defect::Protocol), // 3.10.3-2
-        (&[0x40, 3, 0, 1, 0x92], v5, Defect::Protocol), // 3.4.2-1
+        (&[0xA2, 3, 0, 1, 0], v5, Defect::Protocol),                         // 3.10.3-2
+        (&[0x40, 3, 0, 1, 0x92], v5, Defect::Protocol),                      // 3.4.2-1
         (&[0x40, 3, 0, 1, 0], Version::V311, Defect::Malformed),
         (&[0xC0, 1, 0], v5, Defect::Malformed),
         (&[0xE0, 1, 0x8D], v5, Defect::Protocol), // 3.14.2-1
@@ -211,11 +192,7 @@ fn broken_packets_are_refused() {
         (&[0xF0, 0], Version::V311, Defect::Malformed),
         (&[0xF0, 1, 0x01], v5, Defect::Protocol), // 3.15.2-1
     ] {
-        assert_eq!(
-            decode(bytes, version).map_err(|e| e.defect),
-            Err(want),
-            "{bytes:x?}"
-        );
+        assert_eq!(decode(bytes, version).map_err(|e| e.defect), Err(want), "{bytes:x?}");
     }
 }
 
@@ -237,28 +214,13 @@ fn broken_connects_are_refused() {
         (&mqtt5, &[2, 0, 0, 0, 0, 0, 9], Defect::Malformed),  // too long
         (&mqtt4, &[0x42, 0, 0, 0, 0, 0, 0], Defect::Malformed), // 3.1.1: 3.1.2-22
         (&mqtt5, &[2, 0, 0, 3, 0x16, 0, 0, 0, 0], Defect::Protocol), // data without method
-        (
-            &[0, 4, b'M', b'Q', b'T', b'T', 6],
-            &[2, 0, 0, 0, 0],
-            Defect::UnsupportedVersion,
-        ),
-        (
-            &[0, 4, b'M', b'Q', b'T', b't', 4],
-            &[2, 0, 0, 0, 0],
-            Defect::UnsupportedVersion,
-        ),
+        (&[0, 4, b'M', b'Q', b'T', b'T', 6], &[2, 0, 0, 0, 0], Defect::UnsupportedVersion),
+        (&[0, 4, b'M', b'Q', b'T', b't', 4], &[2, 0, 0, 0, 0], Defect::UnsupportedVersion),
     ] {
         let bytes = connect_bytes(&[&head[..], tail].concat());
-        assert_eq!(
-            Connect::decode(&bytes).map_err(|e| e.defect),
-            Err(want),
-            "{bytes:x?}"
-        );
+        assert_eq!(Connect::decode(&bytes).map_err(|e| e.defect), Err(want), "{bytes:x?}");
     }
-    assert_eq!(
-        Connect::decode(&[0xC0, 0]).map_err(|e| e.defect),
-        Err(Defect::Protocol)
-    ); // 3.1.0-1
+    assert_eq!(Connect::decode(&[0xC0, 0]).map_err(|e| e.defect), Err(Defect::Protocol)); // 3.1.0-1
 }
 
 /// The variable header of the non-normative example of 3.1.1 §3.1.2 with a payload.
@@ -271,12 +233,6 @@ fn the_example_of_the_standard() {
     let packet = Connect::decode(&bytes).expect("the example");
     let will = packet.will.expect("will flag is set");
     assert_eq!((packet.keep_alive_s, packet.clean_start), (10, true));
-    assert_eq!(
-        (will.qos, will.retain, will.topic),
-        (QoS::AtLeastOnce, false, "t")
-    );
-    assert_eq!(
-        (packet.username, packet.password),
-        (Some("u"), Some(&b"p"[..]))
-    );
+    assert_eq!((will.qos, will.retain, will.topic), (QoS::AtLeastOnce, false, "t"));
+    assert_eq!((packet.username, packet.password), (Some("u"), Some(&b"p"[..])));
 }

@@ -3,23 +3,14 @@ use proptest::prelude::*;
 use super::*;
 
 fn samples() -> Vec<Command<'static>> {
-    let publish = Publish {
-        qos: 1,
-        vhost: "/",
-        topic: "a/b",
-        ..Publish::default()
-    };
+    let publish = Publish { qos: 1, vhost: "/", topic: "a/b", ..Publish::default() };
     let full = Publish {
         qos: 2,
         retain: true,
         store: true,
         empty: true,
         expiry_ms: Some(9),
-        key: Some(Key {
-            shard: 1,
-            id: 2,
-            n: 3,
-        }),
+        key: Some(Key { shard: 1, id: 2, n: 3 }),
         lowest_open: Some(4),
         publisher: Some((5, 6)),
         ..publish
@@ -33,13 +24,7 @@ fn samples() -> Vec<Command<'static>> {
         token: 7,
         will: None,
     };
-    let will = Will {
-        qos: 2,
-        retain: true,
-        delay_s: 1,
-        expiry_s: 2,
-        topic: "w",
-    };
+    let will = Will { qos: 2, retain: true, delay_s: 1, expiry_s: 2, topic: "w" };
     let (session, epoch) = (8, 9);
     vec![
         Command::Batch(Batch {
@@ -53,70 +38,30 @@ fn samples() -> Vec<Command<'static>> {
         Command::Tick,
         Command::Publish(publish),
         Command::Publish(full),
-        Command::GatewayRegister {
-            name: "g",
-            address: "h",
-        },
+        Command::GatewayRegister { name: "g", address: "h" },
         Command::GatewayEnded { epoch: 3 },
         Command::EndGatewaysBefore { epoch: 3 },
         Command::OwedDone { id: 5 },
         Command::Connect(connect),
-        Command::Connect(Connect {
-            clean_start: false,
-            will: Some(will),
-            ..connect
-        }),
-        Command::Disconnect {
-            session,
-            epoch,
-            publish_will: true,
-            expiry_s: Some(4),
-            sent_upto: 1,
-        },
+        Command::Connect(Connect { clean_start: false, will: Some(will), ..connect }),
+        Command::Disconnect { session, epoch, publish_will: true, expiry_s: Some(4), sent_upto: 1 },
         Command::Subscribe {
             session,
             epoch,
-            filters: vec![Wanted {
-                options: 0x2E,
-                identifier: 7,
-                filter: "a/#",
-            }],
+            filters: vec![Wanted { options: 0x2E, identifier: 7, filter: "a/#" }],
         },
-        Command::Unsubscribe {
-            session,
-            epoch,
-            filters: vec!["a", "b/+"],
-        },
+        Command::Unsubscribe { session, epoch, filters: vec!["a", "b/+"] },
         Command::Settle {
             session,
             epoch,
             sent_upto: 9,
-            ranges: vec![Settled {
-                first: 1,
-                count: 2,
-                received: true,
-            }],
+            ranges: vec![Settled { first: 1, count: 2, received: true }],
         },
-        Command::Qos2Open {
-            session,
-            epoch,
-            packet_id: 5,
-        },
-        Command::Qos2Close {
-            session,
-            epoch,
-            packet_id: 5,
-        },
-        Command::SentUpto {
-            session,
-            epoch,
-            number: 4,
-        },
+        Command::Qos2Open { session, epoch, packet_id: 5 },
+        Command::Qos2Close { session, epoch, packet_id: 5 },
+        Command::SentUpto { session, epoch, number: 4 },
         Command::Trim { session, number: 4 },
-        Command::Drop {
-            session,
-            ranges: vec![(1, 2)],
-        },
+        Command::Drop { session, ranges: vec![(1, 2)] },
     ]
 }
 
