@@ -68,7 +68,9 @@ impl RecordHeader {
             _ => return None,
         };
         let total = u32_at(bytes, 4);
-        if (total as usize) < RECORD_HEADER || total as usize > limits::RECORD_MAX || total % 8 != 0
+        if (total as usize) < RECORD_HEADER
+            || total as usize > limits::RECORD_MAX
+            || !total.is_multiple_of(8)
         {
             return None;
         }

@@ -6,6 +6,7 @@
 
 mod disk;
 mod memory;
+mod simulated;
 
 use std::io;
 use std::path::Path;
@@ -15,6 +16,7 @@ use bytes::Bytes;
 
 pub use self::disk::DiskIo;
 pub use self::memory::MemoryIo;
+pub use self::simulated::{Crash, Fault, Replay, SimulatedIo};
 
 /// A name in a directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -140,7 +140,7 @@ impl Summary {
 
     /// `None` if it is not the index of this segment, whole.
     pub(crate) fn decode(pages: &[u8], salt: u64) -> Option<Self> {
-        if pages.is_empty() || pages.len() % PAGE != 0 {
+        if pages.is_empty() || !pages.len().is_multiple_of(PAGE) {
             return None;
         }
         let mut content = Vec::with_capacity(pages.len());
