@@ -2,15 +2,15 @@
 
 use fluxmq_names::{ErrorCode, Position, ShardId};
 
-use crate::command::{self, Batch, Command};
 use crate::effect::Effect;
-use crate::entry::{EntryView, FEATURE_LEVEL};
 use crate::index::Index;
 use crate::limits::STREAMS_MAX;
-use crate::outcome::Outcome;
 use crate::producer::Producer;
 use crate::state::State;
-use crate::wire::{Reader, WireError};
+use fluxmq_commands::Outcome;
+use fluxmq_commands::command::{self, Batch, Command};
+use fluxmq_commands::wire::{Reader, WireError};
+use fluxmq_commands::{EntryView, FEATURE_LEVEL};
 
 /// An entry that this code cannot apply: the shard stops on this node, nothing is skipped (S6).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -3,12 +3,12 @@
 use fluxmq_names::ErrorCode;
 
 use crate::broker::Broker;
-use crate::command::{Connect, NEVER};
 use crate::effect::Effect;
 use crate::limits::{SESSIONS_MAX, WINDOW_MAX};
-use crate::outcome::{Connected, Outcome};
 use crate::session::{Session, StoredWill};
 use crate::state::OwedWill;
+use fluxmq_commands::command::{Connect, NEVER};
+use fluxmq_commands::{Connected, Outcome};
 
 // === impl Broker ===
 

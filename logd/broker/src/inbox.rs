@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::limits::BLOCK_MESSAGES;
-use crate::wire::{Reader, WireError, Write};
+use fluxmq_commands::wire::{Reader, WireError, Write};
 
 /// A message in an inbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

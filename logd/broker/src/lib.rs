@@ -6,16 +6,13 @@
 
 mod broker;
 mod buckets;
-pub mod command;
-mod connect;
+pub mod connect;
 mod effect;
-mod entry;
 mod filter_index;
 mod inbox;
 mod index;
 pub mod limits;
 mod order;
-mod outcome;
 mod producer;
 mod publish;
 mod reads;
@@ -25,13 +22,9 @@ mod space;
 mod state;
 mod subscribe;
 mod timers;
-mod wire;
 
 pub use broker::{Applied, ApplyError, Broker, Snapshot};
 pub use effect::Effect;
-pub use entry::{EntryBuilder, EntryView, FEATURE_LEVEL};
 pub use order::{DeliveryCursor, Owed};
-pub use outcome::{Connected, Outcome};
 pub use session::{Session, StoredWill, Subscription};
 pub use state::{OwedWill, Retained};
-pub use wire::WireError;

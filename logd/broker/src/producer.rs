@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::command::Key;
 use crate::limits::{KEYS_MAX, OUTCOMES_MAX, OWED_KEYS_MAX};
-use crate::outcome::Outcome;
-use crate::wire::{Reader, WireError, Write};
+use fluxmq_commands::Outcome;
+use fluxmq_commands::command::Key;
+use fluxmq_commands::wire::{Reader, WireError, Write};
 
 /// One stream of a gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,14 +3,14 @@
 use fluxmq_names::ErrorCode;
 
 use crate::broker::Broker;
-use crate::command::Publish;
 use crate::effect::Effect;
 use crate::inbox::Item;
 use crate::index::Due;
 use crate::limits::RETAINED_MAX;
-use crate::outcome::Outcome;
 use crate::producer::Taking;
 use crate::state::Retained;
+use fluxmq_commands::Outcome;
+use fluxmq_commands::command::Publish;
 
 /// MQTT 5 options byte: no local.
 const NO_LOCAL: u8 = 4;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::inbox::Place;
-use crate::wire::{Reader, WireError, Write};
+use fluxmq_commands::wire::{Reader, WireError, Write};
 
 /// A stretch of an inbox that the session is owed, with the options it was subscribed with.
 #[derive(Clone, Debug, PartialEq, Eq)]

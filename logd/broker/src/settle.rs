@@ -3,11 +3,11 @@
 use fluxmq_names::ErrorCode;
 
 use crate::broker::Broker;
-use crate::command::Settled;
 use crate::effect::Effect;
 use crate::limits::{INFLIGHT_IN_MAX, STEPS_MAX};
 use crate::order::DeliveryCursor;
-use crate::outcome::Outcome;
+use fluxmq_commands::Outcome;
+use fluxmq_commands::command::Settled;
 
 // === impl Broker ===
 

@@ -8,7 +8,7 @@ use crate::buckets::Buckets;
 use crate::inbox::Inbox;
 use crate::producer::{Keys, Producer};
 use crate::session::{Session, StoredWill};
-use crate::wire::{Reader, WireError, Write};
+use fluxmq_commands::wire::{Reader, WireError, Write};
 
 /// A retained message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,12 +3,12 @@
 use fluxmq_names::validate_filter;
 
 use crate::broker::Broker;
-use crate::command::Wanted;
 use crate::effect::Effect;
 use crate::inbox::Inbox;
 use crate::limits::{INBOXES_MAX, INTERVALS_MAX};
-use crate::outcome::Outcome;
 use crate::session::{Interval, Subscription};
+use fluxmq_commands::Outcome;
+use fluxmq_commands::command::Wanted;
 
 /// MQTT 5 reason codes.
 const TOPIC_FILTER_INVALID: u8 = 0x8F;

@@ -4,7 +4,7 @@ use crate::broker::Broker;
 use crate::effect::Effect;
 use crate::index::Due;
 use crate::limits::STEPS_MAX;
-use crate::outcome::Outcome;
+use fluxmq_commands::Outcome;
 
 /// Blocks of forsaken inboxes that are let go with each entry.
 const DISCARDED_BLOCKS: u32 = STEPS_MAX / 128;

@@ -15,9 +15,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("floor", &[]),
     ("fluxmq-bench", &[]),
     ("tidy", &[]),
+    ("fluxmq-commands", &["fluxmq-names"]),
     ("fluxmq-proto", &["fluxmq-names"]),
-    ("fluxmq-client", &["fluxmq-proto", "fluxmq-names"]),
-    ("logd-broker", &["fluxmq-names"]),
+    ("fluxmq-client", &["fluxmq-proto", "fluxmq-commands", "fluxmq-names"]),
+    ("logd-broker", &["fluxmq-commands", "fluxmq-names"]),
     ("logd-raft", &["logd-broker", "logd-log", "fluxmq-names"]),
     (
         "logd",

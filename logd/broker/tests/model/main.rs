@@ -7,9 +7,12 @@ mod naive;
 
 use std::collections::BTreeMap;
 
+use fluxmq_commands::command::{
+    Batch, Command, Connect, Key, NEVER, Publish, Settled, Wanted, Will,
+};
+use fluxmq_commands::{EntryBuilder, Outcome};
 use fluxmq_names::{Position, ShardId};
-use logd_broker::command::{Batch, Command, Connect, Key, NEVER, Publish, Settled, Wanted, Will};
-use logd_broker::{Broker, DeliveryCursor, EntryBuilder, Outcome, Owed};
+use logd_broker::{Broker, DeliveryCursor, Owed};
 use naive::Model;
 
 const COMMANDS: usize = 220;

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fluxmq_commands::command::{Command, Connect, NEVER, Publish};
+use fluxmq_commands::{Connected, Outcome};
 use fluxmq_names::ErrorCode;
-use logd_broker::command::{Command, Connect, NEVER, Publish};
-use logd_broker::{Connected, Outcome};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Message {

@@ -7,12 +7,16 @@ pub struct WireError(pub &'static str);
 
 /// Reads from the front of a slice. Never panics, whatever the bytes are.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
+pub struct Reader<'a>(
+    /// What is left.
+    pub &'a [u8],
+);
 
 // === impl Reader ===
 
 impl<'a> Reader<'a> {
-    pub(crate) fn take(&mut self, n: usize) -> Result<&'a [u8], WireError> {
+    /// The next `n` bytes.
+    pub fn take(&mut self, n: usize) -> Result<&'a [u8], WireError> {
         let (taken, rest) = self.0.split_at_checked(n).ok_or(WireError("ends too early"))?;
         self.0 = rest;
         Ok(taken)
@@ -24,29 +28,34 @@ impl<'a> Reader<'a> {
         Ok(*taken)
     }
 
-    pub(crate) fn u8(&mut self) -> Result<u8, WireError> {
+    /// A byte.
+    pub fn u8(&mut self) -> Result<u8, WireError> {
         self.array::<1>().map(|[b]| b)
     }
 
-    pub(crate) fn u16(&mut self) -> Result<u16, WireError> {
+    /// Two bytes.
+    pub fn u16(&mut self) -> Result<u16, WireError> {
         self.array().map(u16::from_le_bytes)
     }
 
-    pub(crate) fn u32(&mut self) -> Result<u32, WireError> {
+    /// Four bytes.
+    pub fn u32(&mut self) -> Result<u32, WireError> {
         self.array().map(u32::from_le_bytes)
     }
 
-    pub(crate) fn u64(&mut self) -> Result<u64, WireError> {
+    /// Eight bytes.
+    pub fn u64(&mut self) -> Result<u64, WireError> {
         self.array().map(u64::from_le_bytes)
     }
 
-    pub(crate) fn str(&mut self) -> Result<&'a str, WireError> {
+    /// Length and UTF-8 text.
+    pub fn str(&mut self) -> Result<&'a str, WireError> {
         let len = self.u16()?;
         std::str::from_utf8(self.take(len.into())?).map_err(|_| WireError("not utf-8"))
     }
 
     /// A variable length number, seven bits a byte, low bits first.
-    pub(crate) fn var(&mut self) -> Result<u64, WireError> {
+    pub fn var(&mut self) -> Result<u64, WireError> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.u8()?;
@@ -58,21 +67,28 @@ impl<'a> Reader<'a> {
         Err(WireError("number is too long"))
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Nothing is left.
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(crate) fn end(&self) -> Result<(), WireError> {
+    /// Nothing may be left.
+    pub fn end(&self) -> Result<(), WireError> {
         if self.is_empty() { Ok(()) } else { Err(WireError("goes on behind its end")) }
     }
 }
 
 /// Appends to a vector.
-pub(crate) trait Write {
+pub trait Write {
+    /// Appends a byte.
     fn put_u8(&mut self, n: u8);
+    /// Appends two bytes.
     fn put_u16(&mut self, n: u16);
+    /// Appends four bytes.
     fn put_u32(&mut self, n: u32);
+    /// Appends eight bytes.
     fn put_u64(&mut self, n: u64);
+    /// Appends a variable length number, seven bits a byte.
     fn put_var(&mut self, n: u64);
     /// What is longer than 65,535 bytes is cut at a character; names are checked at the edge.
     fn put_str(&mut self, text: &str);

@@ -121,7 +121,11 @@ impl Outcome {
         Ok(outcome)
     }
 
-    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, WireError> {
+    /// Reads one outcome off the front.
+    ///
+    /// # Errors
+    /// Bytes that are no outcome.
+    pub fn read(r: &mut Reader<'_>) -> Result<Self, WireError> {
         Ok(match r.u8()? {
             0 => Self::Done,
             1 => Self::Published { matched: r.u32()? },

@@ -1,0 +1,12 @@
+//! Commands, outcomes and entries: the bytes that gateways make, Raft replicates and the state machine
+//! applies (`docs/internals/commands.md`). A leaf, because both tiers need exactly the same code.
+
+pub mod command;
+mod entry;
+mod outcome;
+pub mod wire;
+
+pub use command::Command;
+pub use entry::{EntryBuilder, EntryView, FEATURE_LEVEL};
+pub use outcome::{Connected, Outcome};
+pub use wire::WireError;
