@@ -3,6 +3,8 @@
 //!
 //! `LOGD_SEEDS=10000 cargo test -p logd-log --release --test crash` is the long run.
 
+#![allow(clippy::unwrap_used, reason = "all of it is a test")]
+
 #[path = "crash/reader.rs"]
 mod reader;
 #[path = "crash/workload.rs"]

@@ -1,5 +1,7 @@
 //! What every `Io` promises, checked against all three.
 
+#![allow(clippy::unwrap_used, reason = "all of it is a test")]
+
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! Opening, closing and reopening a log on memory: what is there afterwards, and what is refused.
 
+#![allow(clippy::unwrap_used, reason = "all of it is a test")]
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 

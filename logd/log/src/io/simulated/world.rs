@@ -301,7 +301,7 @@ impl World {
                     Crash::Lost => false,
                     Crash::Kept => true,
                     Crash::Torn { .. } => i < kept,
-                    Crash::Reordered { .. } => splitmix(&mut random) % 2 == 0,
+                    Crash::Reordered { .. } => splitmix(&mut random).is_multiple_of(2),
                 };
                 if survives {
                     change(&mut dir.durable, made);

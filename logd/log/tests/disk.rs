@@ -1,0 +1,246 @@
+//! The I/O thread on the real file system: rounds, callbacks, slices and segments that go.
+
+#![allow(clippy::unwrap_used, reason = "all of it is a test")]
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier, mpsc};
+
+use bytes::Bytes;
+use logd_log::io::{DiskIo, Fault, Io, MemoryIo, SimulatedIo};
+use logd_log::{
+    AbortOnFatal, AppendError, Callback, Completion, Disk, DiskConfig, Entry, EntryKind,
+    FatalError, Hooks, Log, LogId, OpenOptions, Priority, Vote, WriteError,
+};
+
+fn entry(index: u64, len: usize) -> Entry {
+    let payload = Bytes::from(vec![u8::try_from(index % 256).unwrap(); len]);
+    Entry { index, term: 1, leader_node: None, kind: EntryKind::Normal, payload }
+}
+
+/// A callback and what waits for it.
+fn waiter() -> (Callback, impl FnOnce() -> Result<(), WriteError>) {
+    let (tell, told) = mpsc::channel();
+    (Box::new(move |result| tell.send(result).unwrap()), move || told.recv().unwrap())
+}
+
+fn append(log: &Log, range: Range<u64>, len: usize) {
+    let (done, wait) = waiter();
+    log.append(range.map(|i| entry(i, len)).collect(), Priority::Normal, done).unwrap();
+    wait().unwrap();
+}
+
+fn small() -> DiskConfig {
+    DiskConfig {
+        segment_bytes_first: 64 * 1024,
+        segment_bytes_max: 64 * 1024,
+        low_water_bytes: Some(0),
+        ..DiskConfig::default()
+    }
+}
+
+#[test]
+fn threads_share_rounds_and_everything_is_there_afterwards() {
+    let temporary = tempfile::tempdir().unwrap();
+    let start = || Disk::start(Arc::new(DiskIo), temporary.path(), small(), Arc::new(AbortOnFatal));
+    let disk = start().unwrap();
+    let logs: Vec<Log> =
+        (0..3).map(|shard| disk.open_shard(shard, OpenOptions::default()).unwrap().0).collect();
+    std::thread::scope(|scope| {
+        for log in &logs {
+            scope.spawn(|| (0..300).step_by(3).for_each(|i| append(log, i..i + 3, 400)));
+        }
+    });
+    let stats = disk.stats();
+    assert_eq!((stats.entries, stats.payload_bytes), (900, 360_000));
+    let node = disk.node_id();
+    drop((logs, disk));
+    let disk = start().unwrap();
+    assert_eq!((disk.node_id(), disk.shards().unwrap()), (node, vec![0, 1, 2]));
+    for shard in 0..3 {
+        let (log, recovered) = disk.open_shard(shard, OpenOptions::default()).unwrap();
+        assert_eq!((recovered.entries, recovered.torn_bytes), (300, 0));
+        let read = log.read_entries(0..300, usize::MAX).unwrap();
+        assert_eq!(read, (0..300).map(|i| entry(i, 400)).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_slice_outlives_its_log_and_pins_its_segment() {
+    let temporary = tempfile::tempdir().unwrap();
+    let disk =
+        Disk::start(Arc::new(DiskIo), temporary.path(), small(), Arc::new(AbortOnFatal)).unwrap();
+    let (log, _) = disk.open_shard(0, OpenOptions::default()).unwrap();
+    (0..300).for_each(|i| append(&log, i..i + 1, 1000));
+    log.save_committed(Some(299));
+    let (done, wait) = waiter();
+    log.purge(LogId { term: 1, leader_node: None, index: 290 }, done);
+    wait().unwrap();
+    let slice = log.entry(1).unwrap().unwrap();
+    let reclaimed = log.reclaim(&|_| false);
+    assert_eq!(reclaimed.pinned_segments, 1);
+    assert!(reclaimed.segments >= 2 && !reclaimed.failed);
+    drop(slice);
+    let reclaimed = log.reclaim(&|_| false);
+    assert_eq!((reclaimed.segments, reclaimed.pinned_segments), (1, 0));
+    let slice = log.entry(295).unwrap().unwrap();
+    drop((log, disk));
+    drop(temporary);
+    assert_eq!(slice, entry(295, 1000).payload);
+}
+
+#[test]
+fn a_first_start_is_small() {
+    let temporary = tempfile::tempdir().unwrap();
+    let config = DiskConfig::default();
+    let disk =
+        Disk::start(Arc::new(DiskIo), temporary.path(), config, Arc::new(AbortOnFatal)).unwrap();
+    let mut bytes = 0;
+    for shard in 0..5 {
+        let (log, _) = disk.open_shard(shard, OpenOptions::default()).unwrap();
+        bytes += log.size().bytes;
+    }
+    assert_eq!(bytes, 5 * 1024 * 1024);
+}
+
+/// Records what it is told; batchers that join a round are tested with it.
+#[derive(Default)]
+struct Recorder {
+    rounds: AtomicU64,
+    batches: std::sync::Mutex<Vec<usize>>,
+    fatal: AtomicU64,
+}
+
+impl Hooks for Recorder {
+    fn round_started(&self) {
+        self.rounds.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn completed(&self, completions: Vec<Completion>) {
+        self.batches.lock().unwrap().push(completions.len());
+        completions.into_iter().for_each(Completion::run);
+    }
+
+    fn fatal(&self, _: &FatalError) {
+        self.fatal.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_round_serves_all_shards_with_one_record_each() {
+    let hooks = Arc::new(Recorder::default());
+    let io = Arc::new(MemoryIo::default());
+    let disk = Disk::manual(io, "/data", small(), Arc::clone(&hooks) as Arc<dyn Hooks>).unwrap();
+    let logs: Vec<Log> =
+        (0..4).map(|shard| disk.open_shard(shard, OpenOptions::default()).unwrap().0).collect();
+    for log in &logs {
+        for i in 0..10 {
+            log.append(vec![entry(i, 50)], Priority::Normal, Box::new(|r| r.unwrap())).unwrap();
+        }
+    }
+    assert!(disk.run_round());
+    assert_eq!(*hooks.batches.lock().unwrap(), [40]);
+    let stats = disk.stats();
+    assert_eq!((stats.rounds, stats.records, stats.syncs, stats.entries), (1, 4, 4, 40));
+}
+
+#[test]
+fn a_vote_is_written_before_what_follows_it() {
+    let io = Arc::new(SimulatedIo::new(1));
+    let hooks = Arc::new(Recorder::default());
+    let disk = Disk::manual(Arc::clone(&io) as Arc<dyn Io>, "/data", small(), hooks).unwrap();
+    let (log, _) = disk.open_shard(0, OpenOptions::default()).unwrap();
+    let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let note = |what| -> Callback {
+        let order = Arc::clone(&order);
+        Box::new(move |result: Result<(), WriteError>| {
+            order.lock().unwrap().push((what, result.is_ok()))
+        })
+    };
+    log.append(vec![entry(0, 5)], Priority::Normal, note("before")).unwrap();
+    log.save_vote(Vote { term: 2, voted_for: Some(1), committed: false }, note("vote"));
+    log.append(vec![entry(1, 5)], Priority::Normal, note("after")).unwrap();
+    log.flush(note("flush"));
+    io.fail(Path::new("/data/shard-0/vote-0"), Fault::Sync).unwrap();
+    disk.run_round();
+    let expected = [("before", true), ("vote", false), ("after", false), ("flush", false)];
+    assert_eq!(*order.lock().unwrap(), expected);
+    let refused = log.append(vec![entry(2, 5)], Priority::Normal, note("never"));
+    assert_eq!(refused, Err(AppendError::Failed(WriteError::DiskFailed)));
+}
+
+#[test]
+fn a_full_disk_takes_settlements_for_a_while_and_producers_again_later() {
+    let io = Arc::new(SimulatedIo::new(1));
+    let hooks = Arc::new(Recorder::default());
+    let config = DiskConfig { low_water_bytes: Some(50_000), ..small() };
+    let disk = Disk::manual(
+        Arc::clone(&io) as Arc<dyn Io>,
+        "/data",
+        config,
+        Arc::clone(&hooks) as Arc<dyn Hooks>,
+    )
+    .unwrap();
+    let (log, _) = disk.open_shard(0, OpenOptions::default()).unwrap();
+    io.set_capacity(300_000);
+    let mut index = 0;
+    let mut put = |priority| {
+        let result = log.append(vec![entry(index, 1000)], priority, Box::new(|r| r.unwrap()));
+        index += u64::from(result.is_ok());
+        disk.run_round();
+        result
+    };
+    assert!(!log.space().full);
+    while put(Priority::Normal).is_ok() {}
+    assert!(log.space().full);
+    assert!(matches!(log.admit(1000, Priority::Normal), Err(AppendError::Full { .. })));
+    let settlements = (0..1000).take_while(|_| put(Priority::Freeing).is_ok()).count();
+    assert!((20..200).contains(&settlements), "{settlements}");
+    assert_eq!(hooks.fatal.load(Ordering::Relaxed), 0);
+    log.save_committed(log.last().map(|l| l.index));
+    let upto = log.last().unwrap();
+    log.purge(upto, Box::new(|r| r.unwrap()));
+    disk.run_round();
+    assert!(log.reclaim(&|_| false).segments > 0);
+    assert!(!log.space().full);
+    assert!(put(Priority::Normal).is_ok());
+}
+
+/// A batcher that holds bytes is given the chance to join the round it is woken by.
+#[test]
+fn what_batchers_hold_joins_the_round() {
+    struct Joining {
+        log: std::sync::Mutex<Option<(Log, logd_log::PendingBytes)>>,
+        met: Barrier,
+    }
+    impl Hooks for Joining {
+        fn round_started(&self) {
+            if let Some((log, pending)) = self.log.lock().unwrap().take() {
+                let next = log.last().map_or(0, |l| l.index + 1);
+                log.append(vec![entry(next, 10)], Priority::Normal, Box::new(|r| r.unwrap()))
+                    .unwrap();
+                pending.sub(10);
+            }
+        }
+        fn completed(&self, completions: Vec<Completion>) {
+            completions.into_iter().for_each(Completion::run);
+            self.met.wait();
+        }
+    }
+    let hooks = Arc::new(Joining { log: std::sync::Mutex::default(), met: Barrier::new(2) });
+    let disk = Disk::start(
+        Arc::new(MemoryIo::default()),
+        "/data",
+        small(),
+        Arc::clone(&hooks) as Arc<dyn Hooks>,
+    )
+    .unwrap();
+    let (log, _) = disk.open_shard(0, OpenOptions::default()).unwrap();
+    let pending = disk.pending_bytes();
+    *hooks.log.lock().unwrap() = Some((log.clone(), pending.clone()));
+    pending.add(10);
+    hooks.met.wait();
+    assert_eq!((log.last().map(|l| l.index), pending.held()), (Some(0), 0));
+    assert_eq!(disk.stats().rounds, 1);
+}
