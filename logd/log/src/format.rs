@@ -1,6 +1,7 @@
 //! Names and the segment header, version 1. Little-endian throughout; `docs/formats/log.md` is the reference.
 
 use crate::entry::LogId;
+use crate::limits;
 
 /// Version of the data directory, of segments, votes and snapshots.
 pub(crate) const VERSION: u16 = 1;
@@ -104,11 +105,14 @@ impl SegmentHeader {
         if header.salt == 0 || header.capacity < SEGMENT_HEADER as u64 {
             return Err(HeaderError::Invalid("segment header fields"));
         }
-        if header.capacity > crate::limits::SEGMENT_MAX {
+        if header.capacity > limits::SEGMENT_MAX {
             return Err(HeaderError::Invalid("segment too large"));
         }
-        if header.base_index > crate::limits::INDEX_MAX {
-            return Err(HeaderError::Invalid("segment base index"));
+        let floor = header.purged.map_or(0, |id| id.index);
+        if header.base_index.max(floor) > limits::INDEX_MAX
+            || header.first_sequence > limits::SEQUENCE_MAX
+        {
+            return Err(HeaderError::Invalid("segment header out of range"));
         }
         Ok(header)
     }

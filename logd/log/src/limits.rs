@@ -12,6 +12,8 @@ pub const SEGMENT_MIN: u64 = 16 * 1024;
 pub const SEGMENT_MAX: u64 = 1024 * 1024 * 1024;
 /// Largest raft index: a `Position` keeps 44 bits of it (design S5).
 pub const INDEX_MAX: u64 = (1 << 44) - 1;
+/// Largest sequence of records and of votes that is believed; at a million a second it takes 146,000 years.
+pub const SEQUENCE_MAX: u64 = 1 << 62;
 /// Distance between two points of the sparse index of a segment, bytes of file.
 pub const INDEX_SPACING: u32 = 16 * 1024;
 /// Block of a snapshot that has a checksum of its own, and the largest chunk read from one, bytes.

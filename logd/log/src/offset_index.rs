@@ -12,7 +12,7 @@ use std::path::Path;
 use crate::crashsafe;
 use crate::format::{Put, VERSION, seed, u32_at, u64_at};
 use crate::io::Io;
-use crate::limits::INDEX_SPACING;
+use crate::limits::{INDEX_MAX, INDEX_SPACING, SEGMENT_MAX, SEQUENCE_MAX};
 
 const MAGIC: &[u8; 8] = b"LOGDIDX1";
 const PAGE: usize = 4096;
@@ -21,6 +21,8 @@ const HEAD: usize = 72;
 const POINT: usize = 16;
 /// Points of the largest segment, with room for one per truncation.
 const POINTS_MAX: usize = 1 << 20;
+/// Entries of the largest segment.
+const ENTRIES_MAX: u64 = SEGMENT_MAX / crate::batch::ENTRY_HEADER as u64;
 
 /// Where an entry starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,12 +162,14 @@ impl Summary {
             .map(|p| Point { index: u64_at(p, 0), position: u32_at(p, 8), record: u32_at(p, 12) })
             .collect();
         let (first, next) = (u64_at(&content, 24), u64_at(&content, 32));
-        if u64_at(&content, 16) != salt || first > next {
+        let bounded = first <= next && next <= INDEX_MAX + 1 && next - first <= ENTRIES_MAX;
+        let next_sequence = u64_at(&content, 40);
+        if u64_at(&content, 16) != salt || !bounded || next_sequence > SEQUENCE_MAX {
             return None;
         }
         Some(Self {
             index: OffsetIndex { points, first, next, broken: true },
-            next_sequence: u64_at(&content, 40),
+            next_sequence,
             last_crc: u32_at(&content, 48),
             lowest_truncation: u64_at(&content, 56),
             end: u32_at(&content, 64),

@@ -17,6 +17,7 @@ use crate::entry::LogId;
 use crate::error::{Damage, OpenError};
 use crate::format::{self, HeaderError, SEGMENT_HEADER, SegmentHeader};
 use crate::io::{File, Map};
+use crate::limits;
 use crate::offset_index::{OffsetIndex, Summary};
 use crate::reserve::{self, Reserve};
 use crate::scan::{End, Scan, Scanned, Tail, judge};
@@ -322,6 +323,9 @@ fn attempt(engine: &Engine, id: u64, log_dir: &Path) -> Result<(Vec<Found>, Rebu
         synced.map_err(|error| Stop::Error(OpenError::Io { shard: id, error }))?;
     }
     let next = rebuild.state.next.max(rebuild.state.first());
+    if next > rebuild.state.next {
+        rebuild.state.restart_at(next);
+    }
     rebuild.state.committed_next = rebuild.state.committed_next.min(next);
     Ok((found, rebuild))
 }
@@ -334,20 +338,10 @@ fn floor_of(newest: &Found) -> Option<LogId> {
         Scan::new(&*newest.map, header.seed(), header.first_sequence, header.previous_crc);
     while let Ok(record) = scan.next() {
         if let Some(purged) = purge_of(&record) {
-            floor = floor.max_by_index(purged);
+            floor = floor.filter(|id| id.index > purged.index).or(Some(purged));
         }
     }
     floor
-}
-
-trait MaxByIndex {
-    fn max_by_index(self, other: LogId) -> Self;
-}
-
-impl MaxByIndex for Option<LogId> {
-    fn max_by_index(self, other: LogId) -> Self {
-        self.filter(|id| id.index > other.index).or(Some(other))
-    }
 }
 
 /// The floor that a record sets, if it is one that does.
@@ -355,7 +349,7 @@ fn purge_of(record: &Scanned) -> Option<LogId> {
     let body = record.bytes.get(RECORD_HEADER..RECORD_HEADER + format::FLOOR)?;
     let floor =
         (record.header.kind == RecordKind::Committed).then(|| format::decode_floor(body))?;
-    floor.filter(|id| id.index <= crate::limits::INDEX_MAX)
+    floor.filter(|id| id.index <= limits::INDEX_MAX)
 }
 
 enum ScanError {
@@ -485,6 +479,9 @@ impl Rebuild {
                 }
             }
             RecordKind::TruncateAfter => {
+                if header.first < self.state.first() {
+                    return Err(damage("a truncation below the purge floor"));
+                }
                 self.truncate(header.first);
                 segment.lowest_truncation.fetch_min(header.first, Ordering::Relaxed);
             }

@@ -82,7 +82,10 @@ impl Manifest {
         let state_bytes = u64_at(bytes, 16 + FLOOR);
         let meta_bytes = u32_at(bytes, 24 + FLOOR) as usize;
         let whole = HEAD.checked_add(blocks.checked_mul(4)?)?.checked_add(meta_bytes)? == end;
-        if !whole || state_bytes.div_ceil(SNAPSHOT_BLOCK as u64) != blocks as u64 {
+        if !whole
+            || state_bytes > SNAPSHOT_MAX
+            || state_bytes.div_ceil(SNAPSHOT_BLOCK as u64) != blocks as u64
+        {
             return None;
         }
         let crcs = bytes[HEAD..HEAD + blocks * 4].chunks(4).map(|c| u32_at(c, 0)).collect();
@@ -166,6 +169,7 @@ impl SnapshotStore {
         let path = dir.join("MANIFEST");
         let bytes = crashsafe::read_file(&*self.io, &path, MANIFEST_MAX)?;
         let manifest = bytes.as_deref().and_then(Manifest::decode);
+        let manifest = manifest.filter(|manifest| dir.ends_with(name(manifest.info.last)));
         let damage = || Damage { file: path, offset: 0, what: "snapshot manifest".into() };
         manifest.ok_or_else(|| damage().into())
     }

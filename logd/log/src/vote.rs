@@ -14,6 +14,7 @@ use crate::entry::Vote;
 use crate::error::Damage;
 use crate::format::{Put, VERSION, u32_at, u64_at};
 use crate::io::{File, Io};
+use crate::limits::SEQUENCE_MAX;
 
 const SLOT: usize = 64;
 const MAGIC: &[u8; 8] = b"LOGDVOTE";
@@ -68,7 +69,8 @@ impl Slot {
             committed: flags & COMMITTED != 0,
         };
         let vote = (flags & NONE == 0).then_some(vote);
-        Some(Self { sequence: u64_at(bytes, 16), shard: u64_at(bytes, 24), vote })
+        let sequence = Some(u64_at(bytes, 16)).filter(|sequence| *sequence < SEQUENCE_MAX)?;
+        Some(Self { sequence, shard: u64_at(bytes, 24), vote })
     }
 }
 

@@ -189,7 +189,7 @@ fn crash_each(run: &Run, part: u64, parts: u64) {
             let view = view_of(&disk).unwrap_or_else(|error| panic!("{what}: {error}"));
             judge.check(run, ops, &view, &what);
             opens_as(&disk, &view, &what);
-            if ops % 16 == 0 {
+            if ops.is_multiple_of(16) {
                 goes_on(&disk, &what);
             }
         }
@@ -313,8 +313,9 @@ fn a_full_disk_refuses_and_loses_nothing() {
             let full = run.refused;
             run.step();
             assert!(!run.failed(), "seed {seed}: a full disk is no reason to die");
-            freed +=
-                u64::from(before < run.refused && run.refused == full && run.asked.len() % 2 == 0);
+            freed += u64::from(
+                before < run.refused && run.refused == full && run.asked.len().is_multiple_of(2),
+            );
             before = full;
         }
         refused += run.refused;
