@@ -44,6 +44,8 @@ pub(crate) struct Queue {
     parked: Parked,
     /// Batchers held bytes in a round that they did not join: they wait for something else, do not spin for them.
     held_seen: bool,
+    /// What batchers held when a round waited for them in vain; while it is no less, rounds do not wait again.
+    stuck_at: u64,
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +56,7 @@ enum Parked {
     Idle,
     /// Waiting for the next round to be due: only urgency or volume wakes.
     Paced,
-    /// A round waits for batchers: any operation wakes.
+    /// A round waits for batchers to give up what they hold.
     Joining,
 }
 
@@ -73,6 +75,8 @@ pub(crate) struct Engine {
     pub(crate) node: Node,
     pub(crate) counters: Counters,
     pub(crate) shards: Mutex<Vec<Arc<Shard>>>,
+    /// Shards that are being recovered.
+    pub(crate) opening: Mutex<Vec<u64>>,
     pub(crate) lock: Mutex<Option<Box<dyn Lock>>>,
     queue: Mutex<Queue>,
     wake: Condvar,
@@ -116,6 +120,7 @@ impl Engine {
             node,
             counters: Counters::default(),
             shards: Mutex::default(),
+            opening: Mutex::default(),
             lock: Mutex::new(Some(lock)),
             queue: Mutex::default(),
             wake: Condvar::new(),
@@ -145,8 +150,8 @@ impl Engine {
         queue.held_seen = false;
         let wakes = match queue.parked {
             Parked::No => false,
-            Parked::Idle | Parked::Joining => true,
-            Parked::Paced => urgent || crossed,
+            Parked::Idle => true,
+            Parked::Paced | Parked::Joining => urgent || crossed,
         };
         drop(queue);
         if wakes {
@@ -168,6 +173,15 @@ impl Engine {
                 drop(queue);
                 self.wake.notify_one();
             }
+        }
+    }
+
+    /// Batchers gave up `bytes`.
+    pub(crate) fn release(&self, bytes: u64) {
+        let held = self.held.fetch_sub(bytes, Ordering::AcqRel);
+        debug_assert!(held >= bytes, "only what was added is given up");
+        if held == bytes && self.queue.lock().parked == Parked::Joining {
+            self.wake.notify_one();
         }
     }
 
@@ -210,13 +224,19 @@ impl Engine {
         self.hooks.round_started();
         let mut queue = self.queue.lock();
         let held = self.held.load(Ordering::Acquire);
-        if self.background && held > 0 && !queue.held_seen && !queue.urgent {
+        if held < queue.stuck_at {
+            queue.stuck_at = 0;
+        }
+        if self.background && held > 0 && queue.stuck_at == 0 && !queue.urgent {
             let until = Instant::now() + Duration::from_micros(self.config.join_us);
-            while self.held.load(Ordering::Acquire) >= held {
+            let mut left = held;
+            while left > 0 {
                 queue.parked = Parked::Joining;
                 let timed_out = self.wake.wait_until(&mut queue, until).timed_out();
                 queue.parked = Parked::No;
+                left = self.held.load(Ordering::Acquire);
                 if timed_out {
+                    queue.stuck_at = if left >= held { left } else { 0 };
                     break;
                 }
             }

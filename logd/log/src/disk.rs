@@ -37,7 +37,7 @@ pub struct PendingBytes {
 }
 
 impl PendingBytes {
-    /// A batcher took in `bytes`; may start a round.
+    /// A batcher took in `bytes` that it will append when the next round begins; may start that round.
     pub fn add(&self, bytes: u64) {
         self.engine.hold(bytes);
     }
@@ -45,7 +45,7 @@ impl PendingBytes {
     /// A batcher gave up `bytes` that it had added: into an entry about to be appended, or refused. Call it after the
     /// append, so that a round that waits for them sees the entry.
     pub fn sub(&self, bytes: u64) {
-        self.engine.held.fetch_sub(bytes, Ordering::AcqRel);
+        self.engine.release(bytes);
     }
 
     /// Bytes batchers hold now.
@@ -135,14 +135,21 @@ impl Disk {
         options: OpenOptions,
     ) -> Result<(Log, Recovered), OpenError> {
         let engine = &self.handle.engine;
-        let mut shards = engine.shards.lock();
-        if shards.iter().any(|open| open.id == shard) {
+        // Rounds of the other shards go on while this one is scanned.
+        let mut opening = engine.opening.lock();
+        let open = engine.shards.lock().iter().any(|open| open.id == shard);
+        if open || opening.contains(&shard) {
             return Err(OpenError::AlreadyOpen(shard));
         }
-        let (opened, recovered) = recovery::open(engine, shard, options)?;
-        let opened = Arc::new(opened);
-        shards.push(Arc::clone(&opened));
-        drop(shards);
+        opening.push(shard);
+        drop(opening);
+        let result = recovery::open(engine, shard, options);
+        let result = result.map(|(opened, recovered)| (Arc::new(opened), recovered));
+        if let Ok((opened, _)) = &result {
+            engine.shards.lock().push(Arc::clone(opened));
+        }
+        engine.opening.lock().retain(|id| *id != shard);
+        let (opened, recovered) = result?;
         engine.refresh_free();
         Ok((Log::new(Arc::clone(engine), opened), recovered))
     }

@@ -3,26 +3,25 @@
 //! Segments are chained by salt, sequence and checksum. All that Raft may still read is scanned; of sealed segments
 //! below the purge floor the `.idx` file is believed, and payloads are checked when first read.
 
+mod rebuild;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
-use crate::batch::{RECORD_HEADER, RecordKind};
+use self::rebuild::{Found, Rebuild, ScanError, purge_of, zero};
+use crate::batch::RECORD_HEADER;
 use crate::commit::Engine;
 use crate::config::OpenOptions;
 use crate::entry::LogId;
 use crate::error::{Damage, OpenError};
 use crate::format::{self, HeaderError, SEGMENT_HEADER, SegmentHeader};
-use crate::io::{File, Map};
-use crate::limits;
-use crate::offset_index::{OffsetIndex, Summary};
+use crate::offset_index::Summary;
 use crate::reserve::{self, Reserve};
-use crate::scan::{End, Scan, Scanned, Tail, judge};
-use crate::segment::Segment;
-use crate::shard::{Shard, State};
+use crate::scan::Scan;
+use crate::shard::Shard;
 use crate::snapshot;
 use crate::vote::VoteFiles;
 use crate::writer::{Refused, Writer, publish_segment};
@@ -44,30 +43,10 @@ pub struct Recovered {
     pub created: bool,
 }
 
-/// A segment file with a valid header.
-struct Found {
-    header: SegmentHeader,
-    path: PathBuf,
-    file: Arc<dyn File>,
-    map: Arc<dyn Map>,
-}
-
 /// Why an attempt to open failed.
 enum Stop {
     Damage { segment: usize, damage: Damage },
     Error(OpenError),
-}
-
-/// A log being put together.
-struct Rebuild {
-    state: State,
-    sequence: u64,
-    previous_crc: u32,
-    /// Where the last segment ends.
-    at: u64,
-    sealed: bool,
-    scanned_bytes: u64,
-    torn_bytes: u64,
 }
 
 /// Opens or makes the shard.
@@ -277,32 +256,13 @@ fn cut(engine: &Engine, log_dir: &Path, segment: usize, offset: u64) -> io::Resu
     Ok(given_up)
 }
 
-fn zero(file: &dyn File, from: u64, to: u64) -> io::Result<()> {
-    let zeroes = vec![0; 64 * 1024];
-    let mut at = from;
-    while at < to {
-        let n = usize::try_from(to - at).unwrap_or(usize::MAX).min(zeroes.len());
-        file.write_at(&[&zeroes[..n]], at)?;
-        at += n as u64;
-    }
-    file.sync_data()
-}
-
 // === the log ===
 
 fn attempt(engine: &Engine, id: u64, log_dir: &Path) -> Result<(Vec<Found>, Rebuild), Stop> {
     let found = find(engine, id, log_dir)?;
     let floor = found.last().and_then(floor_of);
     let floor_next = floor.map_or(0, |id| id.index + 1);
-    let mut rebuild = Rebuild {
-        state: State::default(),
-        sequence: 0,
-        previous_crc: 0,
-        at: 0,
-        sealed: false,
-        scanned_bytes: 0,
-        torn_bytes: 0,
-    };
+    let mut rebuild = Rebuild::default();
     for (i, segment) in found.iter().enumerate() {
         let stop = |damage| Stop::Damage { segment: i, damage };
         let previous = i.checked_sub(1).map(|before| &found[before]);
@@ -342,160 +302,4 @@ fn floor_of(newest: &Found) -> Option<LogId> {
         }
     }
     floor
-}
-
-/// The floor that a record sets, if it is one that does.
-fn purge_of(record: &Scanned) -> Option<LogId> {
-    let body = record.bytes.get(RECORD_HEADER..RECORD_HEADER + format::FLOOR)?;
-    let floor =
-        (record.header.kind == RecordKind::Committed).then(|| format::decode_floor(body))?;
-    floor.filter(|id| id.index <= limits::INDEX_MAX)
-}
-
-enum ScanError {
-    Damage(Damage),
-    Io(io::Error),
-}
-
-impl Rebuild {
-    /// Checks that a segment continues the one before it. A hole is fine only where Raft has purged.
-    fn join(
-        &mut self,
-        segment: &Found,
-        previous: Option<&Found>,
-        floor: u64,
-    ) -> Result<(), Damage> {
-        let header = &segment.header;
-        let damage =
-            |what: &str| Damage { file: segment.path.clone(), offset: 0, what: what.into() };
-        let adjacent = match previous {
-            None => header.previous_salt == 0,
-            Some(previous) => header.previous_salt == previous.header.salt,
-        };
-        if adjacent {
-            let first = previous.is_none();
-            let continues = header.first_sequence == self.sequence
-                && header.previous_crc == self.previous_crc
-                && header.base_index
-                    == self.state.next.max(header.purged.map_or(0, |id| id.index + 1));
-            if !continues && !first {
-                return Err(damage("does not continue the segment before it"));
-            }
-            if previous.is_some() && !self.sealed {
-                return Err(damage("the segment before it has no seal"));
-            }
-        } else if header.base_index > floor {
-            return Err(damage("a segment before it is missing"));
-        }
-        if !adjacent || previous.is_none() {
-            self.state.restart_at(header.base_index);
-        }
-        self.sequence = header.first_sequence;
-        self.previous_crc = header.previous_crc;
-        self.state.committed_next = header.committed_next;
-        if let Some(purged) = header.purged {
-            self.state.purge(purged);
-        }
-        Ok(())
-    }
-
-    /// Takes a sealed, purged segment as its index file describes it.
-    fn believe(&mut self, segment: &Found, summary: Summary) {
-        let Found { header, path, map, .. } = segment;
-        self.truncate(summary.lowest_truncation);
-        let next = summary.index.range().end;
-        let segment =
-            Segment::unverified(header.clone(), path.clone(), Arc::clone(map), summary.index);
-        segment.lowest_truncation.store(summary.lowest_truncation, Ordering::Relaxed);
-        self.state.segments.push(Arc::new(segment));
-        self.state.restart_at(next);
-        self.sequence = summary.next_sequence;
-        self.previous_crc = summary.last_crc;
-        self.at = u64::from(summary.end);
-        self.sealed = true;
-    }
-
-    /// Reads every record of a segment.
-    fn scan(&mut self, found: &Found, last: bool) -> Result<(), ScanError> {
-        let Found { header, path, map, file } = found;
-        let index = OffsetIndex::new(self.state.next.max(header.base_index));
-        let segment = Segment::new(header.clone(), path.clone(), Arc::clone(map), index);
-        let segment = Arc::new(segment);
-        self.state.segments.push(Arc::clone(&segment));
-        let mut scan = Scan::new(&**map, header.seed(), self.sequence, self.previous_crc);
-        let end = loop {
-            // A fault planted to prove that the crash test finds it (design §12).
-            let before = (scan.at, scan.sequence, scan.previous_crc);
-            match scan.next() {
-                Ok(record) => {
-                    if cfg!(planted = "drop_last_batch") && last && scan.peek().is_none() {
-                        (scan.at, scan.sequence, scan.previous_crc) = before;
-                        break End::Invalid;
-                    }
-                    self.apply(&segment, &record).map_err(ScanError::Damage)?;
-                }
-                Err(end) => break end,
-            }
-        };
-        (self.at, self.sequence, self.previous_crc) = (scan.at, scan.sequence, scan.previous_crc);
-        self.scanned_bytes += scan.at;
-        self.sealed = end == End::Sealed;
-        let damage = |what| ScanError::Damage(segment.damage(scan.at, what));
-        match end {
-            End::Sealed => Ok(()),
-            End::Wrong(what) => Err(damage(what)),
-            End::Invalid if !last => Err(damage("an unreadable record in a sealed segment")),
-            End::Invalid => match judge(&**map, scan.at, header.seed(), scan.sequence) {
-                Tail::Clean => Ok(()),
-                _ if cfg!(planted = "drop_last_batch") => {
-                    zero(&**file, scan.at, header.capacity).map_err(ScanError::Io)
-                }
-                Tail::Damage(what) => Err(damage(what)),
-                Tail::Torn { end } => {
-                    self.torn_bytes = end - scan.at;
-                    zero(&**file, scan.at, end).map_err(ScanError::Io)
-                }
-            },
-        }
-    }
-
-    fn apply(&mut self, segment: &Arc<Segment>, record: &Scanned) -> Result<(), Damage> {
-        let header = &record.header;
-        let damage = |what: &str| segment.damage(record.at, what);
-        self.state.committed_next = header.committed_next;
-        match header.kind {
-            RecordKind::Entries => {
-                let entries = record.entries().ok_or_else(|| damage("entries of a record"))?;
-                if header.first != self.state.next {
-                    return Err(damage("entries do not continue the log"));
-                }
-                let mut index = segment.index.write();
-                if !index.range().is_empty() && index.range().end != header.first {
-                    return Err(damage("entries behind a gap"));
-                }
-                for (entry, point) in entries {
-                    index.push(point);
-                    self.state.recovered(entry.id);
-                }
-            }
-            RecordKind::TruncateAfter => {
-                if header.first < self.state.first() {
-                    return Err(damage("a truncation below the purge floor"));
-                }
-                self.truncate(header.first);
-                segment.lowest_truncation.fetch_min(header.first, Ordering::Relaxed);
-            }
-            RecordKind::Committed => {
-                let upto = purge_of(record).ok_or_else(|| damage("purge floor"))?;
-                self.state.purge(upto);
-            }
-            RecordKind::Seal => {}
-        }
-        Ok(())
-    }
-
-    fn truncate(&mut self, from: u64) {
-        self.state.segments.iter().for_each(|segment| segment.truncate(from));
-        self.state.truncate(from);
-    }
 }

@@ -207,6 +207,34 @@ fn a_full_disk_takes_settlements_for_a_while_and_producers_again_later() {
     assert!(put(Priority::Normal).is_ok());
 }
 
+#[test]
+fn a_log_that_finds_no_room_for_its_next_segment_fails_alone() {
+    let io = Arc::new(SimulatedIo::new(1));
+    let hooks = Arc::new(Recorder::default());
+    let config = DiskConfig { segment_bytes_first: 16 * 1024, ..small() };
+    let disk = Disk::manual(
+        Arc::clone(&io) as Arc<dyn Io>,
+        "/data",
+        config,
+        Arc::clone(&hooks) as Arc<dyn Hooks>,
+    )
+    .unwrap();
+    let (one, _) = disk.open_shard(0, OpenOptions::default()).unwrap();
+    let (two, _) = disk.open_shard(1, OpenOptions::default()).unwrap();
+    let (done, wait) = waiter();
+    one.append(vec![entry(0, 100_000)], Priority::Normal, done).unwrap();
+    // Somebody else takes the room between the promise and the round.
+    io.set_capacity(io.used());
+    disk.run_round();
+    assert_eq!(wait(), Err(WriteError::NoSpace));
+    let refused = one.append(vec![entry(1, 1)], Priority::Freeing, Box::new(|_| ()));
+    assert_eq!(refused, Err(AppendError::Failed(WriteError::NoSpace)));
+    let (done, wait) = waiter();
+    two.append(vec![entry(0, 100)], Priority::Freeing, done).unwrap();
+    disk.run_round();
+    assert_eq!((wait(), hooks.fatal.load(Ordering::Relaxed)), (Ok(()), 0));
+}
+
 /// A batcher that holds bytes is given the chance to join the round it is woken by.
 #[test]
 fn what_batchers_hold_joins_the_round() {

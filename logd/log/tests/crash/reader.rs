@@ -50,13 +50,19 @@ struct Record {
 }
 
 fn crc(start: u32, parts: &[&[u8]]) -> u32 {
-    static TABLE: std::sync::OnceLock<Vec<u32>> = std::sync::OnceLock::new();
-    let table = TABLE.get_or_init(|| {
+    static TABLES: std::sync::OnceLock<[Vec<u32>; 2]> = std::sync::OnceLock::new();
+    let [one, two] = TABLES.get_or_init(|| {
         let step = |c: u32, _| if c & 1 == 1 { 0xedb8_8320 ^ (c >> 1) } else { c >> 1 };
-        (0..256).map(|i| (0..8).fold(i, step)).collect()
+        [8, 16].map(|bits| (0..1 << bits).map(|i| (0..bits).fold(i, step)).collect())
     });
-    let update = |c: u32, b: &u8| table[((c ^ u32::from(*b)) & 0xff) as usize] ^ (c >> 8);
-    !parts.iter().flat_map(|part| part.iter()).fold(!start, update)
+    let update = |c: u32, b: &[u8]| match b {
+        [b] => one[((c ^ u32::from(*b)) & 0xff) as usize] ^ (c >> 8),
+        pair => {
+            two[((c ^ u32::from(u16::from_le_bytes([pair[0], pair[1]]))) & 0xffff) as usize]
+                ^ (c >> 16)
+        }
+    };
+    !parts.iter().flat_map(|part| part.chunks(2)).fold(!start, update)
 }
 
 fn u32_of(bytes: &[u8], at: usize) -> u32 {
