@@ -81,7 +81,10 @@ pub(crate) fn open(
                 if !options.accept_damage {
                     return Err(damage.into());
                 }
-                let bytes = cut(engine, &log_dir, segment, damage.offset).map_err(failed)?;
+                let bytes = cut(engine, id, &log_dir, segment, damage.offset).map_err(failed)?;
+                if bytes == 0 {
+                    return Err(damage.into());
+                }
                 recovered.damaged_bytes += bytes;
                 if segment_paths(engine, &log_dir).map_err(failed)?.is_empty() {
                     make_first_segment(engine, id, &log_dir)?;
@@ -226,7 +229,7 @@ fn find(engine: &Engine, id: u64, log_dir: &Path) -> Result<Vec<Found>, Stop> {
 
 /// Gives up what is at and behind the damage, because the operator said so: later segments are set aside as
 /// `.damaged`, the rest of this one is zeroed. Returns the bytes given up.
-fn cut(engine: &Engine, log_dir: &Path, segment: usize, offset: u64) -> io::Result<u64> {
+fn cut(engine: &Engine, id: u64, log_dir: &Path, segment: usize, offset: u64) -> io::Result<u64> {
     let mut readable = Vec::new();
     let mut aside = Vec::new();
     for path in segment_paths(engine, log_dir)? {
@@ -235,7 +238,9 @@ fn cut(engine: &Engine, log_dir: &Path, segment: usize, offset: u64) -> io::Resu
         file.read_at(&mut bytes, 0)?;
         let len = file.len()?;
         match SegmentHeader::decode(&bytes) {
-            Ok(header) if header.capacity == len => readable.push((header, path, file)),
+            Ok(header) if header.capacity == len && header.shard == id => {
+                readable.push((header, path, file))
+            }
             _ => aside.push((path, len)),
         }
     }

@@ -288,6 +288,30 @@ fn a_missing_segment_stops_the_shard() {
 }
 
 #[test]
+fn a_segment_of_another_shard_stops_the_shard_and_a_flag_sets_it_aside() {
+    let io = MemoryIo::default();
+    let (disk, log, _) = open(&io);
+    append(&disk, &log, 0..30, 1, 1500);
+    drop((disk, log));
+    let dir = Path::new("/data/shard-3/log");
+    let name = segment_files(&io).remove(1);
+    let file = io.open(&dir.join(&name)).unwrap();
+    let mut header = vec![0; 4096];
+    file.read_at(&mut header, 0).unwrap();
+    header[16] = 4;
+    let crc = crc32fast::hash(&header[..4092]);
+    header[4092..].copy_from_slice(&crc.to_le_bytes());
+    file.write_at(&[&header], 0).unwrap();
+    assert!(matches!(refused(&io), OpenError::Damaged(damage) if damage.file.ends_with(&name)));
+    let disk = Disk::manual(Arc::new(io.clone()), "/data", config(), Arc::new(Quiet)).unwrap();
+    let (log, recovered) = disk.open_shard(3, OpenOptions { accept_damage: true }).unwrap();
+    assert!(recovered.damaged_bytes > 0 && recovered.entries > 0);
+    assert!(log.last().is_some_and(|last| last.index < 29));
+    let aside = io.list(dir).unwrap().into_iter().filter(|e| e.name.ends_with(".damaged"));
+    assert!(aside.count() >= 1);
+}
+
+#[test]
 fn bytes_of_an_earlier_life_of_a_file_never_come_back() {
     let io = MemoryIo::default();
     let (disk, log, _) = open(&io);
