@@ -29,6 +29,16 @@ pub enum Field<'a> {
     Other(u8, &'a [u8]),
 }
 
+/// The head of a message without fields, where one must stand: in what is stored.
+pub const EMPTY_HEAD: [u8; FIXED] = [VERSION, 0, 0, 0];
+
+/// Splits a stored message into the bytes of its head and its payload.
+#[must_use]
+pub fn split(message: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (_, payload) = Head::split(message)?;
+    Some((&message[..message.len() - payload.len()], payload))
+}
+
 /// Appends a head to `out`; [`HeadWriter::finish`] removes it again when it holds nothing.
 pub struct HeadWriter<'o> {
     out: &'o mut Vec<u8>,

@@ -15,6 +15,9 @@ pub(crate) struct Options {
     /// Where the log lives, or `memory`: nothing survives the process.
     #[arg(long, value_name = "DIR|memory")]
     pub(crate) data_dir: Option<PathBuf>,
+    /// Data shards; fixed when the data directory is made.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) shards: u32,
     /// MQTT 3.1.1 and 5 over TCP, or `off` [default: 127.0.0.1:1883 and [::1]:1883].
     #[arg(long, value_name = "ADDR")]
     pub(crate) mqtt: Option<ListenAddress>,

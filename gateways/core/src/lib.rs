@@ -3,6 +3,7 @@
 //!
 //! Everything here belongs to one routing thread (design T1, T2) and is neither `Send` nor locked.
 
+pub mod backend;
 pub mod counters;
 mod filter_trie;
 pub mod message;

@@ -1,10 +1,13 @@
 //! What one routing thread owns and its connections share (design T1, T2).
 
-use std::cell::{Cell, RefCell, RefMut};
+use std::cell::{Cell, OnceCell, RefCell, RefMut};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use fluxmq_commands::command::{self, Command};
+
+use crate::backend::{Backend, Router};
 use crate::counters::{Counters, add};
 use crate::message::{LiveMessage, Subscriber, WakeList};
 use crate::route_table::{Destinations, RouteTable};
@@ -32,6 +35,7 @@ pub struct Worker {
     /// What the hot path counts.
     pub counters: Counters,
     draining: Cell<bool>,
+    backend: OnceCell<Rc<Backend>>,
 }
 
 impl Default for Worker {
@@ -45,6 +49,7 @@ impl Default for Worker {
             wheel: TimerWheel::default(),
             counters: Counters::default(),
             draining: Cell::new(false),
+            backend: OnceCell::new(),
         }
     }
 }
@@ -106,9 +111,27 @@ impl Worker {
         add(&self.counters.delivered_live, to.live.len() as u64);
     }
 
-    /// Ends a batch: wakes everybody who got something in it.
+    /// Has `subscriber` woken at the end of the batch.
+    pub fn wake_later(&self, subscriber: &Rc<dyn Subscriber>) {
+        self.wakes.borrow_mut().push(subscriber);
+    }
+
+    /// Ends a batch: sends what queues for `logd`, wakes everybody who got something.
     pub fn end_batch(&self) {
+        if let Some(backend) = self.backend.get() {
+            backend.flush();
+        }
         self.wakes.borrow_mut().wake_all();
+    }
+
+    /// The link to `logd`, once there is one.
+    pub fn backend(&self) -> Option<&Rc<Backend>> {
+        self.backend.get()
+    }
+
+    /// Sets the link to `logd`; the first one stays.
+    pub fn set_backend(&self, backend: Rc<Backend>) {
+        let _ = self.backend.set(backend);
     }
 
     /// The gateway is going down: no new work is taken (G5).
@@ -119,6 +142,33 @@ impl Worker {
     /// Starts draining.
     pub fn drain(&self) {
         self.draining.set(true);
+    }
+}
+
+impl Router for Worker {
+    fn filters(&self, shard: u32, changes: &[(String, String, bool)]) {
+        for (vhost, filter, present) in changes {
+            self.table(vhost).borrow_mut().set_shard(filter, shard, *present);
+        }
+    }
+
+    fn live(&self, bytes: &bytes::Bytes) {
+        let Ok((Command::Publish(publish), message)) = command::decode(bytes) else { return };
+        let Some((head, payload)) = fluxmq_proto::message::split(message) else { return };
+        let to = self.table(publish.vhost).borrow().resolve(publish.topic);
+        let message = LiveMessage {
+            topic: publish.topic,
+            qos: publish.qos,
+            retain: publish.retain,
+            expiry_ms: publish.expiry_ms,
+            head,
+            payload,
+        };
+        self.deliver_live(&to, &message, None);
+    }
+
+    fn end_batch(&self) {
+        Self::end_batch(self);
     }
 }
 

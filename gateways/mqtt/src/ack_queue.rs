@@ -65,6 +65,19 @@ impl AckQueue {
         self.first + self.owed.len() as u64 - 1
     }
 
+    /// `more` answers are to come for `ticket`.
+    pub(crate) fn expect(&mut self, ticket: u64, more: u16) {
+        let at = ticket.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
+        if let Some(owed) = at.and_then(|at| self.owed.get_mut(at)) {
+            owed.waiting += more;
+        }
+    }
+
+    /// The ticket the next acknowledgement gets.
+    pub(crate) fn next_ticket(&self) -> u64 {
+        self.first + self.owed.len() as u64
+    }
+
     /// One answer for `ticket` came; a refusal wins over success, the first refusal stays.
     pub(crate) fn answer(&mut self, ticket: u64, reason: u8) {
         let at = ticket.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());

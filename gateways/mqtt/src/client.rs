@@ -1,7 +1,7 @@
 //! The part of a connection that others reach: the routing thread's other connections, the timer
 //! wheel and the answers of `logd`. The socket itself belongs to [`crate::connection`].
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::{Rc, Weak};
 use std::task::{Context, Waker};
 
@@ -11,6 +11,7 @@ use gateway_core::timer_wheel::Timed;
 use gateway_core::worker::{SharedTable, Worker, now_ms};
 use mqtt_codec::{ReasonCode, Version};
 
+use crate::durable::Durable;
 use crate::inbound::Inbound;
 use crate::out_buffer::OutBuffer;
 use crate::outbound::Outbound;
@@ -39,6 +40,7 @@ pub(crate) struct Will {
     pub(crate) qos: u8,
     pub(crate) retain: bool,
     pub(crate) expiry_s: Option<u32>,
+    pub(crate) delay_s: u32,
     pub(crate) head: Vec<u8>,
     pub(crate) payload: Box<[u8]>,
 }
@@ -53,8 +55,8 @@ pub(crate) struct Terms {
     pub(crate) window: u16,
     /// Largest packet the client takes.
     pub(crate) packet_bytes_max: u32,
-    /// CONNECT asked for a session that outlives the connection.
-    pub(crate) has_expiry: bool,
+    /// How long the session is to outlive the connection.
+    pub(crate) expiry_s: u32,
     /// Published when the connection ends without DISCONNECT.
     pub(crate) will: Option<Box<Will>>,
 }
@@ -69,6 +71,9 @@ pub(crate) struct Client {
     pub(crate) out: RefCell<OutBuffer>,
     pub(crate) inbound: RefCell<Option<Box<Inbound>>>,
     pub(crate) outbound: RefCell<Option<Box<Outbound>>>,
+    /// A subscription is under way: what follows it waits.
+    pub(crate) busy: Cell<bool>,
+    durable: OnceCell<Durable>,
     close: Cell<Option<Close>>,
     last_read_s: Cell<u32>,
     /// In the wake list, or woken and not yet run.
@@ -90,6 +95,8 @@ impl Client {
             out: RefCell::default(),
             inbound: RefCell::default(),
             outbound: RefCell::default(),
+            busy: Cell::new(false),
+            durable: OnceCell::new(),
             close: Cell::new(None),
             queued: Cell::new(false),
             waker: RefCell::new(None),
@@ -118,6 +125,16 @@ impl Client {
             self.close.set(Some(why));
             self.wake_task();
         }
+    }
+
+    /// What the connection has in `logd`.
+    pub(crate) fn durable(&self) -> Option<&Durable> {
+        self.durable.get()
+    }
+
+    /// Sets what the connection has in `logd`; once.
+    pub(crate) fn set_durable(&self, durable: Durable) {
+        let _ = self.durable.set(durable);
     }
 
     /// Why the connection ends, once it does.
@@ -170,8 +187,11 @@ impl Client {
         add(&self.worker.counters.connections_closed, 1);
     }
 
-    /// Publishes the will, if the connection ended so that it is due.
+    /// Publishes the will, if the connection ended so that it is due and `logd` does not know of it.
     pub(crate) fn publish_will(&self, why: Close) {
+        if self.durable().is_some() {
+            return;
+        }
         let Some(will) = self.terms.will.as_ref().filter(|_| why.publishes_will()) else {
             return;
         };

@@ -98,7 +98,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.rest.extend_from_slice(bytes);
             self.handle_rest()?;
         }
-        client.worker.end_batch();
+        client.end_batch();
         Poll::Ready(Ok(read))
     }
 

@@ -53,7 +53,7 @@ impl Subscriber for Client {
 
 impl Client {
     /// Puts a PUBLISH into the out-buffer or behind the window; false when there is nothing to write.
-    fn send(&self, mut frame: PublishFrame<'_>) -> bool {
+    pub(crate) fn send(&self, mut frame: PublishFrame<'_>) -> bool {
         let version = self.terms.version;
         if frame.packet_len(version) > self.terms.packet_bytes_max as usize {
             add(&self.worker.counters.dropped_too_large, 1);

@@ -84,7 +84,7 @@ impl Gateway {
         self.clients.borrow_mut().insert(client.terms.client_id.clone(), client.clone());
     }
 
-    fn remove(&self, client: &Rc<Client>) {
+    pub(crate) fn remove(&self, client: &Rc<Client>) {
         let mut clients = self.clients.borrow_mut();
         if clients.get(&client.terms.client_id).is_some_and(|c| Rc::ptr_eq(c, client)) {
             clients.remove(&client.terms.client_id);
@@ -112,6 +112,7 @@ where
     let (mut io, client) = connection.into_parts();
     client.close(why);
     client.leave_routes();
+    client.leave_session(why);
     client.publish_will(why);
     gateway.remove(&client);
     if let Close::ByServer(reason) = why {

@@ -5,12 +5,18 @@ use std::hash::BuildHasher;
 use std::rc::Rc;
 use std::time::Duration;
 
+use fluxmq_commands::Outcome;
+use fluxmq_commands::command::{self, Command, NEVER};
+use fluxmq_names::{ErrorCode, Kind, place};
+use fluxmq_proto::message::EMPTY_HEAD;
+use gateway_core::backend::Receiver;
 use gateway_core::counters::add;
 use mqtt_codec::encode::{self, property};
 use mqtt_codec::{Connect, Defect, PropertyId, ReasonCode, Value, Version, frame};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::client::{Client, Close, Terms, Will};
+use crate::durable::Durable;
 use crate::gateway::Gateway;
 use crate::{limits, properties};
 
@@ -39,23 +45,31 @@ where
     let (terms, assigned) = match settle(&connect) {
         Ok(settled) => settled,
         Err(reason) => {
-            let mut out = Vec::new();
-            encode::connack(&mut out, connect.version, false, reason, &[]);
-            let _ = io.write_all(&out).await;
-            let _ = io.shutdown().await;
+            refuse(io, connect.version, reason).await;
             return None;
         }
     };
     take_over(gateway, &terms.client_id).await;
     let client = Client::new(gateway.worker.clone(), gateway.worker.table("/"), terms);
     gateway.register(&client);
+    let present = match open_session(&client, &connect).await {
+        Ok(present) => present,
+        Err(reason) => {
+            gateway.remove(&client);
+            refuse(io, connect.version, reason).await;
+            return None;
+        }
+    };
     let mut answer = Vec::new();
     if client.is_v5() {
         connack_properties(&connect, &client, assigned, &mut answer);
     }
     let mut out = client.out.borrow_mut();
     let out = out.writer(&client.worker);
-    encode::connack(out, connect.version, false, ReasonCode::SUCCESS, &answer);
+    encode::connack(out, connect.version, present, ReasonCode::SUCCESS, &answer);
+    if let Some((durable, backend)) = client.persistent() {
+        backend.credit(durable.token, client.terms.window.into());
+    }
     let rest = bytes[len..].to_vec();
     Some((client.clone(), rest))
 }
@@ -82,8 +96,13 @@ async fn refuse_version<S: AsyncWrite + Unpin>(io: &mut S, bytes: &[u8]) {
     // The level stands behind the protocol name; one above 5 is likely to read like 5.
     let newer = bytes.get(2..9).is_some_and(|b| b[..6] == *b"\0\x04MQTT" && b[6] > 5);
     let version = if newer { Version::V5 } else { Version::V311 };
+    refuse(io, version, ReasonCode::UNSUPPORTED_PROTOCOL_VERSION).await;
+}
+
+/// Says CONNACK with `reason` and closes.
+async fn refuse<S: AsyncWrite + Unpin>(io: &mut S, version: Version, reason: ReasonCode) {
     let mut out = Vec::new();
-    encode::connack(&mut out, version, false, ReasonCode::UNSUPPORTED_PROTOCOL_VERSION, &[]);
+    encode::connack(&mut out, version, false, reason, &[]);
     let _ = io.write_all(&out).await;
     let _ = io.shutdown().await;
 }
@@ -111,18 +130,16 @@ fn settle(connect: &Connect<'_>) -> Result<(Terms, bool), ReasonCode> {
     let window = number(PropertyId::RECEIVE_MAXIMUM)
         .map_or(limits::WINDOW_MAX, |n| u16::try_from(n).unwrap_or(u16::MAX))
         .min(limits::WINDOW_MAX);
-    let has_expiry = if is_v5 {
-        number(PropertyId::SESSION_EXPIRY).unwrap_or(0) > 0
-    } else {
-        !connect.clean_start
-    };
+    // Before 5.0 a session that is not clean has no end.
+    let forever = if connect.clean_start { 0 } else { NEVER };
+    let expiry_s = if is_v5 { number(PropertyId::SESSION_EXPIRY).unwrap_or(0) } else { forever };
     let terms = Terms {
         version: connect.version,
         client_id,
         keep_alive_s,
         window,
         packet_bytes_max: number(PropertyId::MAXIMUM_PACKET_SIZE).unwrap_or(u32::MAX),
-        has_expiry,
+        expiry_s,
         will: connect.will.as_ref().map(|w| Box::new(will(w))),
     };
     Ok((terms, assigned))
@@ -136,9 +153,62 @@ fn will(will: &mqtt_codec::Will<'_>) -> Will {
         qos: will.qos as u8,
         retain: will.retain,
         expiry_s: properties::expiry_s(&will.properties),
+        delay_s: will.properties.number(PropertyId::WILL_DELAY).unwrap_or(0),
         head,
         payload: will.payload.into(),
     }
+}
+
+/// Makes or resumes what the client has in `logd` (G1); true when a session was there.
+async fn open_session(client: &Rc<Client>, connect: &Connect<'_>) -> Result<bool, ReasonCode> {
+    let Some(backend) = client.worker.backend().cloned() else { return Ok(false) };
+    let terms = &client.terms;
+    let shard = place(Kind::Session, "/", &terms.client_id, backend.shards()).0;
+    let mut wanted = terms.expiry_s > 0 || terms.will.is_some();
+    if !wanted {
+        wanted = backend.look(shard, "/", &terms.client_id).await;
+    }
+    if !wanted {
+        return Ok(false);
+    }
+    let token = backend.fresh_id();
+    let will = terms.will.as_ref().map(|w| command::Will {
+        qos: w.qos,
+        retain: w.retain,
+        delay_s: w.delay_s,
+        expiry_s: w.expiry_s.unwrap_or(0),
+        topic: &w.topic,
+    });
+    let command = Command::Connect(command::Connect {
+        vhost: "/",
+        client_id: &terms.client_id,
+        clean_start: connect.clean_start,
+        expiry_s: terms.expiry_s,
+        window: terms.window,
+        token,
+        will,
+    });
+    let message: Vec<&[u8]> = match &terms.will {
+        Some(w) if w.head.is_empty() => vec![&EMPTY_HEAD, &w.payload],
+        Some(w) => vec![&w.head, &w.payload],
+        None => Vec::new(),
+    };
+    let connected = match backend.call(shard, &command, &message).await {
+        Outcome::Connected(connected) => connected,
+        Outcome::Error { code: ErrorCode::LimitExceeded, .. } => {
+            return Err(ReasonCode::QUOTA_EXCEEDED);
+        }
+        _ => return Err(ReasonCode::SERVER_UNAVAILABLE),
+    };
+    let (session, epoch) = (connected.session, connected.epoch);
+    let persistent = terms.expiry_s > 0 || connected.present;
+    client.set_durable(Durable::new(shard, session, epoch, token, persistent));
+    if persistent {
+        let receiver: Rc<dyn Receiver> = client.clone();
+        let opened = backend.open(token, shard, session, epoch, receiver).await;
+        client.restore_subscriptions(&opened.ok_or(ReasonCode::SESSION_TAKEN_OVER)?);
+    }
+    Ok(connected.present)
 }
 
 /// An id no client would choose.
@@ -167,11 +237,14 @@ async fn take_over(gateway: &Gateway, client_id: &str) {
 /// What MQTT 5 clients are told (§3.2.2.3): the limits that hold, and what is not built yet.
 fn connack_properties(connect: &Connect<'_>, client: &Client, assigned: bool, out: &mut Vec<u8>) {
     let mut number = |id, n: u32| property(out, id, Value::Number(n));
-    if client.terms.has_expiry {
+    let has_log = client.worker.backend().is_some();
+    if client.terms.expiry_s > 0 && !has_log {
         number(PropertyId::SESSION_EXPIRY, 0);
     }
     number(PropertyId::RECEIVE_MAXIMUM, limits::INFLIGHT_IN_MAX.into());
-    number(PropertyId::RETAIN_AVAILABLE, 0);
+    if !has_log {
+        number(PropertyId::RETAIN_AVAILABLE, 0);
+    }
     number(PropertyId::MAXIMUM_PACKET_SIZE, limits::PACKET_BYTES_MAX);
     number(PropertyId::TOPIC_ALIAS_MAXIMUM, limits::TOPIC_ALIAS_MAX.into());
     number(PropertyId::SHARED_SUBSCRIPTION_AVAILABLE, 0);

@@ -11,6 +11,7 @@ use mqtt_codec::{
 
 use crate::ack_queue::{Ack, AckKind, AckQueue};
 use crate::client::{Client, Close};
+use crate::durable_publish::Waiting;
 use crate::limits;
 use crate::properties;
 use crate::send_window::Stage;
@@ -55,6 +56,12 @@ impl Inbound {
         aliases[at] = Some(publish.topic.into());
         Ok(publish.topic)
     }
+
+    /// Frees a packet id; false when it was not open.
+    pub(crate) fn forget_id(&mut self, packet_id: u16) -> bool {
+        let at = self.open_ids.binary_search(&packet_id);
+        at.map(|at| self.open_ids.remove(at)).is_ok()
+    }
 }
 
 // === impl Client ===
@@ -93,7 +100,14 @@ impl Client {
     /// Whether packets must wait, because a window towards `logd` is used up or a subscription is
     /// under way (T3). What is owed to others goes on.
     pub(crate) fn must_wait(&self) -> bool {
-        false
+        let window = || self.worker.backend().is_some_and(|b| b.must_wait(&|| self.subscriber()));
+        self.busy.get() || window()
+    }
+
+    /// Everything a read brought is handled.
+    pub(crate) fn end_batch(&self) {
+        self.return_credit();
+        self.worker.end_batch();
     }
 
     fn publish(&self, publish: &Publish<'_>) -> Result<(), Close> {
@@ -133,15 +147,32 @@ impl Client {
             head: &head,
             payload: publish.payload,
         };
+        let packet_id = publish.packet_id;
+        if publish.qos == QoS::ExactlyOnce && self.persistent().is_some() {
+            let ticket = acks.push(Ack { kind: AckKind::Pubrec, packet_id, reason: 0 }, 1);
+            let waiting = Waiting {
+                topic: topic.into(),
+                retain: publish.retain,
+                expiry_ms: message.expiry_ms,
+                head: head.clone(),
+                payload: publish.payload.into(),
+            };
+            self.number_publish(packet_id, ticket, waiting);
+            return Ok(());
+        }
+        let ticket = kind.map(|_| acks.next_ticket());
+        let mut takers = 0;
+        if !to.shards.is_empty() || publish.retain {
+            takers = self.publish_durable(&to, &message, ticket, None);
+        }
         if let Some(kind) = kind {
             let none = to.is_empty();
             let reason =
                 if none { ReasonCode::NO_MATCHING_SUBSCRIBERS } else { ReasonCode::SUCCESS };
-            let ack = Ack { kind, packet_id: publish.packet_id, reason: reason.0 };
-            if acks.is_empty() {
-                self.write_ack(kind.packet_type(), publish.packet_id, reason);
+            if acks.is_empty() && takers == 0 {
+                self.write_ack(kind.packet_type(), packet_id, reason);
             } else {
-                acks.push(ack, 0);
+                acks.push(Ack { kind, packet_id, reason: reason.0 }, takers);
             }
         }
         if !to.live.is_empty() {
@@ -160,10 +191,11 @@ impl Client {
     /// PUBREL: the packet id is free again (MQTT-4.3.3-11).
     fn release(&self, packet_id: u16) -> Result<(), Close> {
         let mut inbound = self.inbound.borrow_mut();
-        let known = inbound.as_mut().is_some_and(|inbound| {
-            let at = inbound.open_ids.binary_search(&packet_id);
-            at.map(|at| inbound.open_ids.remove(at)).is_ok()
-        });
+        let known = inbound.as_mut().is_some_and(|inbound| inbound.forget_id(packet_id));
+        if self.persistent().is_some() {
+            self.close_id(packet_id);
+            return Ok(());
+        }
         let reason =
             if known { ReasonCode::SUCCESS } else { ReasonCode::PACKET_IDENTIFIER_NOT_FOUND };
         self.write_ack(PacketType::Pubcomp, packet_id, reason);
@@ -177,8 +209,9 @@ impl Client {
             return Ok(());
         };
         match outbound.window.find(packet_id) {
-            Some((_, stage)) if stage == waited => {
+            Some((number, stage)) if stage == waited => {
                 outbound.window.set(packet_id, Stage::Settled);
+                self.settle_number(number);
                 self.refill(outbound);
                 Ok(())
             }
@@ -193,18 +226,25 @@ impl Client {
         let mut outbound = self.outbound.borrow_mut();
         let found = outbound
             .as_deref_mut()
-            .and_then(|o| o.window.find(packet_id).map(|(_, stage)| (o, stage)));
+            .and_then(|o| o.window.find(packet_id).map(|(number, stage)| (o, stage, number)));
         let answer = match found {
-            Some((outbound, Stage::AwaitPubrec)) if reason.is_failure() => {
+            Some((outbound, Stage::AwaitPubrec, number)) if reason.is_failure() => {
                 outbound.window.set(packet_id, Stage::Settled);
+                self.settle_number(number);
                 self.refill(outbound);
                 return Ok(());
             }
-            Some((outbound, Stage::AwaitPubrec)) => {
+            Some((outbound, Stage::AwaitPubrec, number)) if self.persistent().is_some() => {
+                outbound.window.set(packet_id, Stage::Received);
+                self.commit_received(number);
+                return Ok(());
+            }
+            Some((_, Stage::Received, _)) => return Ok(()),
+            Some((outbound, Stage::AwaitPubrec, _)) => {
                 outbound.window.set(packet_id, Stage::AwaitPubcomp);
                 ReasonCode::SUCCESS
             }
-            Some((_, Stage::AwaitPubcomp)) => ReasonCode::SUCCESS,
+            Some((_, Stage::AwaitPubcomp, _)) => ReasonCode::SUCCESS,
             Some(_) => return Err(Close::ByServer(ReasonCode::PROTOCOL_ERROR)),
             None if reason.is_failure() => return Ok(()),
             None => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
@@ -215,7 +255,7 @@ impl Client {
 
     fn disconnect(&self, disconnect: &Disconnect<'_>) -> Close {
         let expiry_s = disconnect.session_expiry_s();
-        if expiry_s.is_some_and(|s| s > 0) && !self.terms.has_expiry {
+        if expiry_s.is_some_and(|s| s > 0) && self.terms.expiry_s == 0 {
             return Close::ByServer(ReasonCode::PROTOCOL_ERROR); // MQTT-3.1.2-23, §3.14.2.2.2
         }
         Close::ByClient { publish_will: disconnect.reason != ReasonCode::SUCCESS, expiry_s }

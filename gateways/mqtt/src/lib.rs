@@ -5,6 +5,8 @@ mod ack_queue;
 mod client;
 mod connection;
 mod delivery;
+mod durable;
+mod durable_publish;
 mod gateway;
 mod handshake;
 mod inbound;
@@ -12,6 +14,7 @@ pub mod limits;
 mod out_buffer;
 mod outbound;
 mod properties;
+mod retained;
 mod send_window;
 mod subscriptions;
 

@@ -1,76 +1,211 @@
-//! SUBSCRIBE and UNSUBSCRIBE of a session on the live path.
+//! SUBSCRIBE and UNSUBSCRIBE.
 
 use std::rc::Rc;
 
+use fluxmq_client::contract::Subscribed;
+use fluxmq_commands::Outcome;
+use fluxmq_commands::command::{Command, Wanted as WantedFilter};
 use gateway_core::route_table::SubscriptionOptions;
-use mqtt_codec::{PropertyId, ReasonCode, Subscribe, SubscribeOptions, Unsubscribe, encode, topic};
+use mqtt_codec::{
+    PropertyId, QoS, ReasonCode, Subscribe, SubscribeOptions, Unsubscribe, encode, topic,
+};
+use tokio::task::spawn_local;
 
 use crate::client::{Client, Close};
 use crate::limits;
+use crate::retained::Wanted;
+
+/// A filter of a SUBSCRIBE and what it was answered with.
+struct Asked {
+    filter: String,
+    options: SubscribeOptions,
+    code: ReasonCode,
+    fresh: bool,
+}
+
+// === impl Asked ===
+
+impl Asked {
+    /// The MQTT 5 options byte, with the QoS that is granted.
+    fn byte(&self) -> u8 {
+        let o = &self.options;
+        o.qos as u8
+            | u8::from(o.no_local) << 2
+            | u8::from(o.retain_as_published) << 3
+            | o.retain_handling << 4
+    }
+
+    /// Whether retained messages are to be sent (MQTT-3.3.1-9 to -11).
+    fn wants_retained(&self) -> bool {
+        !self.code.is_failure()
+            && (self.options.retain_handling == 0
+                || (self.options.retain_handling == 1 && self.fresh))
+    }
+}
 
 // === impl Client ===
 
 impl Client {
     pub(crate) fn subscribe(&self, subscribe: &Subscribe<'_>) -> Result<(), Close> {
         let identifier = subscribe.properties.number(PropertyId::SUBSCRIPTION_ID).unwrap_or(0);
-        let codes: Vec<u8> = subscribe
-            .filters()
-            .map(|(filter, options)| self.subscribe_one(filter, options, identifier).0)
-            .collect();
-        let mut out = self.out.borrow_mut();
-        let out = out.writer(&self.worker);
-        encode::suback(out, self.terms.version, subscribe.packet_id, &codes);
+        let packet_id = subscribe.packet_id;
+        let mut asked: Vec<_> = subscribe.filters().map(|(f, o)| self.check(f, o)).collect();
+        if self.persistent().is_some() {
+            let client = self.this();
+            self.busy.set(true);
+            spawn_local(async move {
+                client.subscribe_session(&mut asked, identifier).await;
+                client.finish_subscribe(packet_id, asked, identifier).await;
+            });
+            return Ok(());
+        }
+        for asked in asked.iter_mut().filter(|a| !a.code.is_failure()) {
+            let options = live_options(asked.byte(), identifier, false);
+            asked.fresh = self.subscribe_live(&asked.filter, options);
+        }
+        self.write_suback(packet_id, &asked);
+        let wanted = wanted(asked, identifier);
+        if !wanted.is_empty() && self.worker.backend().is_some() {
+            let client = self.this();
+            spawn_local(async move { client.send_retained(wanted).await });
+        }
         Ok(())
     }
 
-    fn subscribe_one(
-        &self,
-        filter: &str,
-        options: SubscribeOptions,
-        identifier: u32,
-    ) -> ReasonCode {
-        if topic::shared(filter).is_some() {
-            return ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED;
-        }
-        if filter.split('/').count() > limits::TOPIC_LEVELS_MAX {
-            return ReasonCode::TOPIC_FILTER_INVALID;
-        }
-        let mut filters = self.filters.borrow_mut();
+    fn check(&self, filter: &str, options: SubscribeOptions) -> Asked {
+        let filters = self.filters.borrow();
         let known = filters.iter().any(|f| **f == *filter);
-        if !known && filters.len() >= limits::SUBSCRIPTIONS_MAX {
-            return ReasonCode::QUOTA_EXCEEDED;
-        }
-        let granted = SubscriptionOptions {
-            qos: options.qos as u8,
-            no_local: options.no_local,
-            retain_as_published: options.retain_as_published,
-            identifier,
-            durable: false,
+        let code = if topic::shared(filter).is_some() {
+            ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED
+        } else if filter.split('/').count() > limits::TOPIC_LEVELS_MAX {
+            ReasonCode::TOPIC_FILTER_INVALID
+        } else if !known && filters.len() >= limits::SUBSCRIPTIONS_MAX {
+            ReasonCode::QUOTA_EXCEEDED
+        } else {
+            ReasonCode(options.qos as u8)
         };
-        self.table.borrow_mut().subscribe(filter, &self.subscriber(), granted);
-        if !known {
-            filters.push(Rc::from(filter));
+        Asked { filter: filter.to_owned(), options, code, fresh: !known }
+    }
+
+    /// Commits the subscriptions, then makes them known (R4: SUBACK comes behind the barrier).
+    async fn subscribe_session(&self, asked: &mut [Asked], identifier: u32) {
+        let Some((durable, backend)) = self.persistent() else { return };
+        let (shard, session, epoch) = (durable.shard, durable.session, durable.epoch);
+        let good: Vec<_> = asked.iter_mut().filter(|a| !a.code.is_failure()).collect();
+        let filters = good
+            .iter()
+            .map(|a| WantedFilter { options: a.byte(), identifier, filter: &a.filter })
+            .collect();
+        let command = Command::Subscribe { session, epoch, filters };
+        let outcome = backend.call(shard, &command, &[]).await;
+        let Outcome::Subscribed(codes) = outcome else {
+            good.into_iter().for_each(|a| a.code = ReasonCode::UNSPECIFIED);
+            return;
+        };
+        for (asked, (code, fresh)) in good.into_iter().zip(codes) {
+            asked.code = ReasonCode(code);
+            asked.fresh = fresh;
+            if !asked.code.is_failure() {
+                let options = live_options(asked.byte(), identifier, true);
+                self.subscribe_live(&asked.filter, options);
+            }
         }
-        ReasonCode(options.qos as u8)
+        backend.barrier().await;
+    }
+
+    async fn finish_subscribe(&self, packet_id: u16, asked: Vec<Asked>, identifier: u32) {
+        self.write_suback(packet_id, &asked);
+        self.busy.set(false);
+        self.wake_task();
+        self.send_retained(wanted(asked, identifier)).await;
+    }
+
+    /// Enters what a resumed session is subscribed to.
+    pub(crate) fn restore_subscriptions(&self, subscriptions: &[Subscribed]) {
+        for s in subscriptions {
+            self.subscribe_live(&s.filter, live_options(s.options, s.identifier, true));
+        }
+    }
+
+    /// Enters a subscription into the routes; true when it is new.
+    fn subscribe_live(&self, filter: &str, options: SubscriptionOptions) -> bool {
+        let fresh = self.table.borrow_mut().subscribe(filter, &self.subscriber(), options);
+        if fresh {
+            self.filters.borrow_mut().push(Rc::from(filter));
+        }
+        fresh
+    }
+
+    fn write_suback(&self, packet_id: u16, asked: &[Asked]) {
+        let codes: Vec<u8> = asked.iter().map(|a| a.code.0).collect();
+        let mut out = self.out.borrow_mut();
+        encode::suback(out.writer(&self.worker), self.terms.version, packet_id, &codes);
     }
 
     pub(crate) fn unsubscribe(&self, unsubscribe: &Unsubscribe<'_>) -> Result<(), Close> {
-        let me = self.subscriber();
-        let mut filters = self.filters.borrow_mut();
-        let codes: Vec<u8> = unsubscribe
-            .filters()
-            .map(|filter| {
-                let Some(at) = filters.iter().position(|f| **f == *filter) else {
-                    return ReasonCode::NO_SUBSCRIPTION_EXISTED.0;
-                };
-                filters.swap_remove(at);
-                self.table.borrow_mut().unsubscribe(filter, &me);
-                ReasonCode::SUCCESS.0
-            })
-            .collect();
-        let mut out = self.out.borrow_mut();
-        let out = out.writer(&self.worker);
-        encode::unsuback(out, self.terms.version, unsubscribe.packet_id, &codes);
+        let packet_id = unsubscribe.packet_id;
+        let filters: Vec<String> = unsubscribe.filters().map(str::to_owned).collect();
+        let codes: Vec<u8> = filters.iter().map(|filter| self.unsubscribe_live(filter).0).collect();
+        if self.persistent().is_none() {
+            self.write_unsuback(packet_id, &codes);
+            return Ok(());
+        }
+        self.busy.set(true);
+        let client = self.this();
+        spawn_local(async move {
+            let codes = client.unsubscribe_session(&filters).await.unwrap_or(codes);
+            client.write_unsuback(packet_id, &codes);
+            client.busy.set(false);
+            client.wake_task();
+        });
         Ok(())
     }
+
+    async fn unsubscribe_session(&self, filters: &[String]) -> Option<Vec<u8>> {
+        let (durable, backend) = self.persistent()?;
+        let command = Command::Unsubscribe {
+            session: durable.session,
+            epoch: durable.epoch,
+            filters: filters.iter().map(String::as_str).collect(),
+        };
+        match backend.call(durable.shard, &command, &[]).await {
+            Outcome::Unsubscribed(codes) => Some(codes),
+            _ => Some(vec![ReasonCode::UNSPECIFIED.0; filters.len()]),
+        }
+    }
+
+    fn unsubscribe_live(&self, filter: &str) -> ReasonCode {
+        let mut filters = self.filters.borrow_mut();
+        let Some(at) = filters.iter().position(|f| **f == *filter) else {
+            return ReasonCode::NO_SUBSCRIPTION_EXISTED;
+        };
+        filters.swap_remove(at);
+        self.table.borrow_mut().unsubscribe(filter, &self.subscriber());
+        ReasonCode::SUCCESS
+    }
+
+    fn write_unsuback(&self, packet_id: u16, codes: &[u8]) {
+        let mut out = self.out.borrow_mut();
+        encode::unsuback(out.writer(&self.worker), self.terms.version, packet_id, codes);
+    }
+}
+
+/// What the routes need to know of a subscription. `session`: messages of QoS ≥ 1 come by its inbox (R7).
+fn live_options(byte: u8, identifier: u32, session: bool) -> SubscriptionOptions {
+    let qos = byte & 3;
+    SubscriptionOptions {
+        qos,
+        no_local: byte & 4 != 0,
+        retain_as_published: byte & 8 != 0,
+        identifier,
+        durable: session && qos > QoS::AtMostOnce as u8,
+    }
+}
+
+fn wanted(asked: Vec<Asked>, identifier: u32) -> Vec<Wanted> {
+    asked
+        .into_iter()
+        .filter(Asked::wants_retained)
+        .map(|a| Wanted { filter: a.filter, qos: a.options.qos as u8, identifier })
+        .collect()
 }

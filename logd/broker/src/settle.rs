@@ -146,8 +146,9 @@ impl Broker {
         let Some(session) = self.state.sessions.get_mut(id) else {
             return Outcome::refused(ErrorCode::NotFound);
         };
-        if let Some(number) = session.open_ids.get(&packet_id) {
-            return Outcome::Opened { number: *number, fresh: false };
+        if let Some(&number) = session.open_ids.get(&packet_id) {
+            let lowest_open = session.lowest_open();
+            return Outcome::Opened { number, fresh: false, lowest_open };
         }
         if session.open_ids.len() >= INFLIGHT_IN_MAX {
             return Outcome::refused(ErrorCode::LimitExceeded);
@@ -155,7 +156,7 @@ impl Broker {
         let number = session.next_publish;
         session.next_publish += 1;
         session.open_ids.insert(packet_id, number);
-        Outcome::Opened { number, fresh: true }
+        Outcome::Opened { number, fresh: true, lowest_open: session.lowest_open() }
     }
 
     pub(crate) fn close_id(&mut self, id: u64, packet_id: u16) -> Outcome {

@@ -10,7 +10,7 @@ use fluxmq_names::ShardId;
 use logd_broker::Broker;
 use logd_log::{AppendError, Log, Priority};
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, RaftError};
+use openraft::errors::{ClientWriteError, Fatal, RaftError};
 use openraft::impls::BasicNode;
 use openraft::{Config, Raft, SnapshotPolicy};
 use tokio::sync::{Semaphore, oneshot};
@@ -193,9 +193,14 @@ impl Group {
         let mut snapshot_at = self.log.bytes_appended();
         loop {
             seconds.tick().await;
-            if self.raft.metrics().borrow_watched().running_state.is_err() {
-                tracing::error!(shard = %self.shard, "the Raft core has ended: this process ends");
-                std::process::abort();
+            let state = self.raft.metrics().borrow_watched().running_state.clone();
+            match state {
+                Ok(()) => {}
+                Err(Fatal::Stopped) => return,
+                Err(error) => {
+                    tracing::error!(shard = %self.shard, %error, "the Raft core has ended");
+                    std::process::abort();
+                }
             }
             let appended = self.log.bytes_appended();
             if appended - snapshot_at >= SNAPSHOT_LOG_BYTES {

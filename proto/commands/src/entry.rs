@@ -133,6 +133,26 @@ impl<'a> EntryView<'a> {
     }
 }
 
+/// The command in `slot` of `payload`, sharing its memory. Looks at nothing but this slot, so it suits
+/// random access to entries that were applied, and therefore checked, before.
+#[must_use]
+pub fn slot_of(payload: &Bytes, slot: u32) -> Option<Bytes> {
+    let mut fixed = Reader(payload.get(12..FIXED)?);
+    let n = fixed.u32().ok()?;
+    let end = |slot: u32| {
+        let at = FIXED + slot as usize * 4;
+        let bytes = payload.get(at..at + 4)?.first_chunk()?;
+        Some(u32::from_le_bytes(*bytes) as usize)
+    };
+    if slot >= n {
+        return None;
+    }
+    let base = FIXED + n as usize * 4;
+    let start = if slot == 0 { 0 } else { end(slot - 1)? };
+    let end = end(slot)?;
+    (start <= end && base + end <= payload.len()).then(|| payload.slice(base + start..base + end))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,6 +169,9 @@ mod tests {
         assert_eq!(view.slot(1), Some(&b"two"[..]));
         assert_eq!(view.slot(2), Some(&b"three"[..]));
         assert_eq!(view.slot(3), None);
+        for slot in 0..4 {
+            assert_eq!(slot_of(&payload, slot).as_deref(), view.slot(slot));
+        }
         for cut in 0..payload.len() {
             assert!(EntryView::read(&payload[..cut]).is_err(), "cut at {cut}");
         }

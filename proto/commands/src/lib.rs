@@ -7,6 +7,6 @@ mod outcome;
 pub mod wire;
 
 pub use command::Command;
-pub use entry::{EntryBuilder, EntryView, FEATURE_LEVEL};
+pub use entry::{EntryBuilder, EntryView, FEATURE_LEVEL, slot_of};
 pub use outcome::{Connected, Outcome};
 pub use wire::WireError;

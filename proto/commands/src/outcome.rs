@@ -41,6 +41,8 @@ pub enum Outcome {
         number: u64,
         /// False for a repeat.
         fresh: bool,
+        /// Numbers below are closed: takers forget them (G2).
+        lowest_open: u64,
     },
     /// The epoch of the gateway.
     Gateway {
@@ -93,10 +95,11 @@ impl Outcome {
                 out.put_u16(codes.len() as u16);
                 out.extend_from_slice(codes);
             }
-            Self::Opened { number, fresh } => {
+            Self::Opened { number, fresh, lowest_open } => {
                 out.put_u8(5);
                 out.put_u64(*number);
                 out.put_u8((*fresh).into());
+                out.put_u64(*lowest_open);
             }
             Self::Gateway { epoch } => {
                 out.put_u8(6);
@@ -146,7 +149,11 @@ impl Outcome {
                 let n = r.u16()?;
                 Self::Unsubscribed(r.take(n.into())?.to_vec())
             }
-            5 => Self::Opened { number: r.u64()?, fresh: r.u8()? != 0 },
+            5 => Self::Opened {
+                number: r.u64()?,
+                fresh: r.u8()? != 0,
+                lowest_open: r.u64()?,
+            },
             6 => Self::Gateway { epoch: r.u64()? },
             255 => Self::Error {
                 code: ErrorCode::from_number(r.u16()?).ok_or(WireError("unknown error code"))?,
@@ -171,7 +178,7 @@ mod tests {
             Outcome::Connected(connected),
             Outcome::Subscribed(vec![(1, true), (0x97, false)]),
             Outcome::Unsubscribed(vec![0, 0x11]),
-            Outcome::Opened { number: 9, fresh: true },
+            Outcome::Opened { number: 9, fresh: true, lowest_open: 3 },
             Outcome::Gateway { epoch: 8 },
             Outcome::Error { code: ErrorCode::OutOfSequence, detail: 7 },
         ] {

@@ -135,7 +135,8 @@ impl Model {
                     let next = s.next_publish;
                     let number = *s.open_ids.entry(*packet_id).or_insert(next);
                     s.next_publish += u64::from(number == next);
-                    Outcome::Opened { number, fresh: number == next }
+                    let lowest_open = s.open_ids.values().min().copied().unwrap_or(next);
+                    Outcome::Opened { number, fresh: number == next, lowest_open }
                 })
             }
             Command::Qos2Close { session, epoch, packet_id } => {

@@ -1,0 +1,179 @@
+//! Publishes that must be stored before they are acknowledged: to persistent sessions, and retained ones
+//! (design R5, G2).
+
+use fluxmq_commands::Outcome;
+use fluxmq_commands::command::{Command, Key, Publish};
+use fluxmq_names::{ErrorCode, Kind, place};
+use fluxmq_proto::message::EMPTY_HEAD;
+use gateway_core::message::LiveMessage;
+use gateway_core::route_table::Destinations;
+use mqtt_codec::{PacketType, ReasonCode};
+
+use crate::ack_queue::AckKind;
+use crate::client::{Client, Close};
+
+/// The publish number of a QoS 2 packet id of a persistent session.
+#[derive(Clone, Copy)]
+pub(crate) struct Numbered {
+    pub(crate) shard: u32,
+    pub(crate) session: u64,
+    pub(crate) number: u64,
+    pub(crate) lowest_open: u64,
+}
+
+/// A message that waits for its publish number.
+pub(crate) struct Waiting {
+    pub(crate) topic: Box<str>,
+    pub(crate) retain: bool,
+    pub(crate) expiry_ms: Option<u64>,
+    pub(crate) head: Vec<u8>,
+    pub(crate) payload: Box<[u8]>,
+}
+
+// === impl Client ===
+
+impl Client {
+    /// Submits `message` to every shard that must store it; `ticket` is answered by each. Returns how
+    /// many those are.
+    pub(crate) fn publish_durable(
+        &self,
+        to: &Destinations,
+        message: &LiveMessage<'_>,
+        ticket: Option<u64>,
+        numbered: Option<Numbered>,
+    ) -> u16 {
+        let Some(backend) = self.worker.backend() else { return 0 };
+        let home = place(Kind::Retained, "/", message.topic, backend.shards()).0;
+        let mut shards: Vec<u32> = if message.qos > 0 { to.shards.clone() } else { Vec::new() };
+        if message.retain && !shards.contains(&home) {
+            shards.push(home);
+        }
+        let publisher = self.persistent().map(|(d, _)| (d.shard, d.session));
+        let head = if message.head.is_empty() { &EMPTY_HEAD[..] } else { message.head };
+        for shard in &shards {
+            let publish = Publish {
+                qos: message.qos,
+                retain: message.retain,
+                store: message.retain && *shard == home,
+                empty: message.payload.is_empty(),
+                vhost: "/",
+                topic: message.topic,
+                expiry_ms: message.expiry_ms,
+                key: numbered.map(|n| Key { shard: n.shard, id: n.session, n: n.number }),
+                lowest_open: numbered.map(|n| n.lowest_open),
+                publisher,
+            };
+            let waiter = ticket.map(|ticket| {
+                let client = self.this();
+                let waiter: gateway_core::backend::Waiter =
+                    Box::new(move |outcome| client.publish_answered(ticket, outcome));
+                waiter
+            });
+            backend.submit(*shard, &Command::Publish(publish), &[head, message.payload], waiter);
+        }
+        shards.len() as u16
+    }
+
+    /// A shard answered for the publish behind `ticket`.
+    fn publish_answered(&self, ticket: u64, outcome: &Outcome) {
+        let reason = match outcome {
+            Outcome::Published { matched: 0 } => ReasonCode::NO_MATCHING_SUBSCRIBERS,
+            Outcome::Error { code, .. } => refusal(*code),
+            _ => ReasonCode::SUCCESS,
+        };
+        self.answer_ack(ticket, reason);
+    }
+
+    /// One answer for `ticket`; writes what may go out by it.
+    pub(crate) fn answer_ack(&self, ticket: u64, reason: ReasonCode) {
+        let mut inbound = self.inbound.borrow_mut();
+        let Some(inbound) = inbound.as_deref_mut() else { return };
+        inbound.acks.answer(ticket, reason.0);
+        while let Some(ack) = inbound.acks.pop_ready() {
+            let reason = ReasonCode(ack.reason);
+            if reason.is_failure() && ack.kind == AckKind::Pubrec {
+                inbound.forget_id(ack.packet_id);
+            }
+            if reason.is_failure() && !self.is_v5() {
+                // 3.1.1 has no other way to say that a message was not taken.
+                self.close(Close::ByServer(reason));
+                return;
+            }
+            self.write_ack(ack.kind.packet_type(), ack.packet_id, reason);
+        }
+        if self.queue() {
+            self.worker.wake_later(&self.subscriber());
+        }
+    }
+
+    /// QoS 2 of a persistent session: the packet id gets a publish number first, under which every
+    /// taker takes the message once (G2).
+    pub(crate) fn number_publish(&self, packet_id: u16, ticket: u64, waiting: Waiting) {
+        let Some((durable, backend)) = self.persistent() else { return };
+        let (session, epoch, shard) = (durable.session, durable.epoch, durable.shard);
+        let client = self.this();
+        let waiter = Box::new(move |outcome: &Outcome| match outcome {
+            Outcome::Opened { number, fresh, lowest_open } => {
+                let (number, lowest_open) = (*number, *lowest_open);
+                let numbered = Numbered { shard, session, number, lowest_open };
+                client.publish_numbered(ticket, &waiting, numbered, *fresh);
+            }
+            Outcome::Error { code, .. } => client.answer_ack(ticket, refusal(*code)),
+            _ => client.answer_ack(ticket, ReasonCode::UNSPECIFIED),
+        });
+        backend.submit(shard, &Command::Qos2Open { session, epoch, packet_id }, &[], Some(waiter));
+    }
+
+    fn publish_numbered(&self, ticket: u64, waiting: &Waiting, numbered: Numbered, fresh: bool) {
+        let to = self.table.borrow().resolve(&waiting.topic);
+        let message = LiveMessage {
+            topic: &waiting.topic,
+            qos: 2,
+            retain: waiting.retain,
+            expiry_ms: waiting.expiry_ms,
+            head: &waiting.head,
+            payload: &waiting.payload,
+        };
+        let takers = self.publish_durable(&to, &message, Some(ticket), Some(numbered));
+        if let Some(inbound) = self.inbound.borrow_mut().as_deref_mut() {
+            inbound.acks.expect(ticket, takers);
+        }
+        // Live subscribers of this gateway got a repeat the first time.
+        if fresh && !to.live.is_empty() {
+            self.worker.deliver_live(&to, &message, Some(&self.subscriber()));
+        }
+        let reason =
+            if to.is_empty() { ReasonCode::NO_MATCHING_SUBSCRIBERS } else { ReasonCode::SUCCESS };
+        self.answer_ack(ticket, reason);
+    }
+
+    /// PUBREL of a persistent session: PUBCOMP goes out when the id is closed in the log.
+    pub(crate) fn close_id(&self, packet_id: u16) {
+        let Some((durable, backend)) = self.persistent() else { return };
+        let close =
+            Command::Qos2Close { session: durable.session, epoch: durable.epoch, packet_id };
+        let client = self.this();
+        let waiter = Box::new(move |outcome: &Outcome| {
+            let reason = match outcome {
+                Outcome::Done => ReasonCode::SUCCESS,
+                Outcome::Error { code: ErrorCode::NotFound, .. } => {
+                    ReasonCode::PACKET_IDENTIFIER_NOT_FOUND
+                }
+                _ => return client.close(Close::ByServer(ReasonCode::UNSPECIFIED)),
+            };
+            client.write_ack(PacketType::Pubcomp, packet_id, reason);
+            client.wake_task();
+        });
+        backend.submit(durable.shard, &close, &[], Some(waiter));
+    }
+}
+
+/// A refusal in MQTT 5's terms.
+fn refusal(code: ErrorCode) -> ReasonCode {
+    match code {
+        ErrorCode::LimitExceeded | ErrorCode::DiskFull => ReasonCode::QUOTA_EXCEEDED,
+        ErrorCode::TooLarge => ReasonCode::PACKET_TOO_LARGE,
+        ErrorCode::Forbidden => ReasonCode::NOT_AUTHORIZED,
+        _ => ReasonCode::UNSPECIFIED,
+    }
+}

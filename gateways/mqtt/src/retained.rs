@@ -1,0 +1,75 @@
+//! Retained messages for new subscriptions (MQTT 5 §3.3.1.3, §3.8.3.1).
+
+use fluxmq_commands::command::{self, Command};
+use gateway_core::worker::now_ms;
+use mqtt_codec::QoS;
+use mqtt_codec::encode::PublishFrame;
+
+use crate::client::Client;
+use crate::properties;
+
+/// A subscription that wants the retained messages.
+pub(crate) struct Wanted {
+    pub(crate) filter: String,
+    pub(crate) qos: u8,
+    pub(crate) identifier: u32,
+}
+
+// === impl Client ===
+
+impl Client {
+    /// Sends the retained messages of every wanted filter, page by page.
+    pub(crate) async fn send_retained(&self, wanted: Vec<Wanted>) {
+        let Some(backend) = self.worker.backend().cloned() else { return };
+        for wanted in wanted {
+            for shard in 0..backend.shards() {
+                let mut after = String::new();
+                loop {
+                    let (page, more) = backend.retained(shard, "/", &wanted.filter, &after).await;
+                    if self.closing().is_some() {
+                        return;
+                    }
+                    for command in &page {
+                        if let Some(topic) = self.send_one_retained(command, &wanted) {
+                            after = topic;
+                        }
+                    }
+                    self.wake_task();
+                    if !more || page.is_empty() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends one; returns its topic.
+    fn send_one_retained(&self, bytes: &[u8], wanted: &Wanted) -> Option<String> {
+        let Ok((Command::Publish(publish), message)) = command::decode(bytes) else { return None };
+        let (head, payload) = fluxmq_proto::message::split(message)?;
+        let topic = publish.topic.to_owned();
+        let mut properties = Vec::new();
+        if self.is_v5() {
+            properties::from_head(head, &mut properties);
+            if wanted.identifier > 0 {
+                properties::put_identifiers(&[wanted.identifier], &mut properties);
+            }
+            if let Some(ms) = publish.expiry_ms {
+                properties::put_expiry(ms.saturating_sub(now_ms()), &mut properties);
+            }
+        }
+        // The packet ids of a persistent session belong to what `logd` delivers; its retained messages
+        // go out with QoS 0 until they are copied into its list (docs/roadmap.md).
+        let qos = if self.persistent().is_some() { 0 } else { publish.qos.min(wanted.qos) };
+        self.send(PublishFrame {
+            dup: false,
+            qos: QoS::from_bits(qos)?,
+            retain: true,
+            topic: publish.topic,
+            packet_id: 0,
+            properties: &properties,
+            payload,
+        });
+        Some(topic)
+    }
+}

@@ -1,0 +1,160 @@
+//! Start and stop.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use fluxmq_client::{Link, LogdLink, link};
+use fluxmq_commands::command::Command;
+use fluxmq_names::{Position, ShardId};
+use logd_broker::Broker;
+use logd_log::io::{DiskIo, Io, MemoryIo};
+use logd_log::{AbortOnFatal, Disk, DiskConfig, OpenOptions};
+use logd_raft::{Group, GroupOptions};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+
+use crate::core::Core;
+use crate::effects::Effects;
+
+/// This node's number in a group of one.
+const NODE: u64 = 1;
+/// Directory number of the meta group's log.
+const META_DIR: u64 = u32::MAX as u64;
+/// Bytes a log in memory may take.
+const MEMORY_BYTES: u64 = 16 << 30;
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the log lives; None keeps it in memory and nothing survives.
+    pub data_dir: Option<PathBuf>,
+    /// Data shards; fixed when the directory is made.
+    pub shards: u32,
+}
+
+/// Why it does not start, in one line.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StartError(String);
+
+impl StartError {
+    fn new(error: impl std::fmt::Display) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// A running `logd`. Dropping it stops it.
+pub struct Running {
+    links: Option<UnboundedSender<LogdLink>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+// === impl Running ===
+
+impl Running {
+    /// A link for a gateway in this process.
+    #[must_use]
+    pub fn connect(&self) -> Link {
+        let (ours, theirs) = link();
+        // When the thread is gone the link is closed, which its owner sees at the first use.
+        let _ = self.links.as_ref().map(|links| links.send(theirs));
+        ours
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.links = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Recovers the log, starts the groups on a thread of their own, and ends the epochs of all gateways
+/// that were there before: in one process none of them can be alive (design T2).
+///
+/// # Errors
+/// The directory is locked, foreign, newer or damaged, or has another number of shards.
+pub fn start(config: Config) -> Result<Running, StartError> {
+    let (started, starting) = std::sync::mpsc::channel();
+    let (links, from_owner) = unbounded_channel();
+    let thread = std::thread::Builder::new().name("logd".into()).spawn(move || {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(started.send(Err(StartError::new(error)))),
+        };
+        runtime.block_on(run(config, from_owner, started));
+    });
+    let thread = Some(thread.map_err(StartError::new)?);
+    match starting.recv() {
+        Ok(Ok(())) => Ok(Running { links: Some(links), thread }),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(StartError::new("the logd thread ended")),
+    }
+}
+
+type Started = std::sync::mpsc::Sender<Result<(), StartError>>;
+
+async fn run(config: Config, links: UnboundedReceiver<LogdLink>, started: Started) {
+    match open(config).await {
+        Err(error) => drop(started.send(Err(error))),
+        Ok((disk, core)) => {
+            let _ = started.send(Ok(()));
+            let groups = core.groups();
+            core.run(links).await;
+            for group in &groups {
+                group.stop().await;
+            }
+            drop(groups);
+            let (closed, done) = oneshot::channel::<()>();
+            tokio::task::spawn_blocking(move || {
+                disk.close();
+                drop(closed);
+            });
+            let _ = done.await;
+        }
+    }
+}
+
+async fn open(config: Config) -> Result<(Disk, Core), StartError> {
+    let (io, dir): (Arc<dyn Io>, PathBuf) = match config.data_dir {
+        Some(dir) => (Arc::new(DiskIo), dir),
+        None => (Arc::new(MemoryIo::new(MEMORY_BYTES)), "/memory".into()),
+    };
+    let disk = Disk::start(io, dir, DiskConfig::default(), Arc::new(AbortOnFatal))
+        .map_err(StartError::new)?;
+    let there = disk.shards().map_err(StartError::new)?;
+    let data = there.iter().filter(|s| **s != META_DIR).count() as u64;
+    if !there.is_empty() && data != u64::from(config.shards) {
+        return Err(StartError(format!(
+            "the data directory has {data} shards, not {}; the number is fixed when it is made",
+            config.shards
+        )));
+    }
+    let effects = Effects::default();
+    let meta = open_group(&disk, META_DIR, ShardId::META, &effects).await?;
+    let mut shards = Vec::new();
+    for shard in 0..config.shards {
+        shards.push(open_group(&disk, shard.into(), ShardId(shard), &effects).await?);
+    }
+    // Epochs are positions in meta: whatever registers from now on is above this.
+    let epoch = Position::new(meta.with_state(Broker::applied) + 1, 0).0;
+    for group in std::iter::once(&meta).chain(&shards) {
+        group.lead(&Command::EndGatewaysBefore { epoch }).await.map_err(StartError::new)?;
+    }
+    Ok((disk, Core::new(meta, shards, effects)))
+}
+
+async fn open_group(
+    disk: &Disk,
+    dir: u64,
+    shard: ShardId,
+    effects: &Effects,
+) -> Result<Group, StartError> {
+    let (log, recovered) = disk.open_shard(dir, OpenOptions::default()).map_err(StartError::new)?;
+    tracing::info!(%shard, ?recovered, "log opened");
+    let options = GroupOptions { shard, node: NODE };
+    Group::start(options, log, effects.of(shard)).await.map_err(StartError::new)
+}

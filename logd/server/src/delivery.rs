@@ -1,0 +1,218 @@
+//! What attached sessions are sent: everything they are owed, under the credit their gateway gave (Q3).
+//! Volatile: a new leader starts again from the state.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use bytes::Bytes;
+use fluxmq_client::contract::{self, Event, Subscribed};
+use fluxmq_commands::command::{self, Command};
+use fluxmq_commands::slot_of;
+use fluxmq_names::Position;
+use logd_broker::{DeliveryCursor, Owed};
+use logd_raft::Group;
+
+use crate::core::{lead, now_ms};
+
+/// Messages handed to one session before the next has its turn.
+const TURN: usize = 256;
+
+/// A session with a connection.
+struct Attached {
+    gateway: u64,
+    token: u64,
+    cursor: DeliveryCursor,
+    /// Messages that may still be sent.
+    credit: u32,
+    /// Numbers below were sent on an earlier connection.
+    sent_before: u64,
+    /// Inboxes it has intervals over.
+    inboxes: Vec<u64>,
+}
+
+type SessionKey = (u32, u64);
+
+/// All attached sessions of this node.
+#[derive(Default)]
+pub(crate) struct Delivery {
+    sessions: HashMap<SessionKey, Attached>,
+    tokens: HashMap<(u64, u64), SessionKey>,
+    /// Attached sessions by shard and inbox.
+    readers: HashMap<(u32, u64), Vec<u64>>,
+    /// Sessions that may have something to get.
+    ready: HashSet<SessionKey>,
+    events: BTreeMap<u64, Vec<contract::Delivery>>,
+    /// The entry read last: neighbours mostly lie in it.
+    last: Option<(u32, u64, Bytes)>,
+}
+
+// === impl Delivery ===
+
+impl Delivery {
+    /// Begins to deliver to a connection; None when it does not own the session (any more).
+    pub(crate) fn open(
+        &mut self,
+        shards: &[Group],
+        gateway: u64,
+        token: u64,
+        shard: u32,
+        session: u64,
+        epoch: u64,
+    ) -> Option<Vec<Subscribed>> {
+        let key = (shard, session);
+        self.detach(key);
+        let group = shards.get(shard as usize)?;
+        let (attached, subscriptions) = group.with_state(|broker| {
+            let state = broker.session(session).filter(|s| s.epoch == epoch)?;
+            let attached = Attached {
+                gateway,
+                token,
+                cursor: DeliveryCursor::at_start(state),
+                credit: 0,
+                sent_before: state.sent_upto,
+                inboxes: broker.inboxes_of(session).collect(),
+            };
+            let subscriptions = state.subscriptions.iter().map(|(filter, s)| Subscribed {
+                filter: filter.to_string(),
+                options: s.options,
+                identifier: s.identifier,
+            });
+            Some((attached, subscriptions.collect()))
+        })?;
+        for inbox in &attached.inboxes {
+            self.readers.entry((shard, *inbox)).or_default().push(session);
+        }
+        self.tokens.insert((gateway, token), key);
+        self.sessions.insert(key, attached);
+        self.ready.insert(key);
+        Some(subscriptions)
+    }
+
+    pub(crate) fn close(&mut self, gateway: u64, token: u64) {
+        if let Some(key) = self.tokens.get(&(gateway, token)).copied() {
+            self.detach(key);
+        }
+    }
+
+    pub(crate) fn credit(&mut self, gateway: u64, token: u64, count: u32) {
+        let Some(key) = self.tokens.get(&(gateway, token)) else { return };
+        if let Some(attached) = self.sessions.get_mut(key) {
+            attached.credit = attached.credit.saturating_add(count);
+            self.ready.insert(*key);
+        }
+    }
+
+    pub(crate) fn forget_gateway(&mut self, gateway: u64) {
+        let keys: Vec<_> =
+            self.sessions.iter().filter(|(_, a)| a.gateway == gateway).map(|(k, _)| *k).collect();
+        keys.into_iter().for_each(|key| self.detach(key));
+    }
+
+    pub(crate) fn inbox_grew(&mut self, shard: u32, inbox: u64) {
+        for session in self.readers.get(&(shard, inbox)).into_iter().flatten() {
+            self.ready.insert((shard, *session));
+        }
+    }
+
+    /// The intervals of a session changed.
+    pub(crate) fn session_changed(&mut self, shards: &[Group], shard: u32, session: u64) {
+        let key = (shard, session);
+        let Some(attached) = self.sessions.get_mut(&key) else { return };
+        let Some(group) = shards.get(shard as usize) else { return };
+        let inboxes: Vec<u64> = group.with_state(|b| b.inboxes_of(session).collect());
+        let old = std::mem::replace(&mut attached.inboxes, inboxes.clone());
+        old.iter().for_each(|inbox| self.stop_reading(shard, *inbox, session));
+        for inbox in inboxes {
+            self.readers.entry((shard, inbox)).or_default().push(session);
+        }
+        self.ready.insert(key);
+    }
+
+    pub(crate) fn session_ended(&mut self, shard: u32, session: u64) {
+        self.detach((shard, session));
+    }
+
+    /// Events that were made, by gateway.
+    pub(crate) fn take_events(&mut self) -> impl Iterator<Item = (u64, Event)> + use<> {
+        let events = std::mem::take(&mut self.events);
+        events.into_iter().map(|(gateway, all)| (gateway, Event::Deliveries(all)))
+    }
+
+    /// Gives every ready session what its credit allows.
+    pub(crate) fn deliver(&mut self, shards: &[Group]) {
+        let mut owed = Vec::new();
+        let ready: Vec<_> = self.ready.drain().collect();
+        for key in ready {
+            let Some(group) = shards.get(key.0 as usize) else { continue };
+            while let Some(attached) = self.sessions.get_mut(&key) {
+                let max = (attached.credit as usize).min(TURN);
+                if max == 0 {
+                    break;
+                }
+                owed.clear();
+                group.with_state(|b| b.owed_from(key.1, &mut attached.cursor, max, &mut owed));
+                if owed.is_empty() {
+                    break;
+                }
+                self.send(group, key, &mut owed);
+            }
+        }
+    }
+
+    fn send(&mut self, group: &Group, key: SessionKey, owed: &mut Vec<Owed>) {
+        let now = now_ms();
+        let mut dropped = Vec::new();
+        for message in owed.drain(..) {
+            let command = self.read(group, key.0, message.position);
+            let Some(attached) = self.sessions.get_mut(&key) else { return };
+            let expired = |bytes: &Bytes| match command::decode(bytes) {
+                Ok((Command::Publish(p), _)) => p.expiry_ms.is_some_and(|ms| ms <= now),
+                _ => true,
+            };
+            let gone = command.as_ref().is_none_or(expired);
+            if message.own || (gone && !message.received) {
+                dropped.push((message.number, 1));
+                continue;
+            }
+            attached.credit -= 1;
+            self.events.entry(attached.gateway).or_default().push(contract::Delivery {
+                token: attached.token,
+                number: message.number,
+                qos: message.qos,
+                retain: message.retain,
+                dup: message.number < attached.sent_before,
+                release: message.received,
+                identifiers: message.identifiers,
+                command: command.unwrap_or_default(),
+            });
+        }
+        if !dropped.is_empty() {
+            drop(lead(group, Command::Drop { session: key.1, ranges: dropped }));
+        }
+    }
+
+    fn read(&mut self, group: &Group, shard: u32, position: u64) -> Option<Bytes> {
+        let position = Position(position);
+        let cached =
+            self.last.as_ref().is_some_and(|(s, i, _)| *s == shard && *i == position.index());
+        if !cached {
+            let entry = group.log().entry(position.index()).ok().flatten()?;
+            self.last = Some((shard, position.index(), entry));
+        }
+        self.last.as_ref().and_then(|(_, _, entry)| slot_of(entry, position.slot()))
+    }
+
+    fn detach(&mut self, key: SessionKey) {
+        let Some(attached) = self.sessions.remove(&key) else { return };
+        self.tokens.remove(&(attached.gateway, attached.token));
+        attached.inboxes.iter().for_each(|inbox| self.stop_reading(key.0, *inbox, key.1));
+    }
+
+    fn stop_reading(&mut self, shard: u32, inbox: u64, session: u64) {
+        if let Some(readers) = self.readers.get_mut(&(shard, inbox)) {
+            readers.retain(|s| *s != session);
+            if readers.is_empty() {
+                self.readers.remove(&(shard, inbox));
+            }
+        }
+    }
+}

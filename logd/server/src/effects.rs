@@ -1,0 +1,46 @@
+//! Effects of apply, on their way to the owner task.
+
+use std::sync::Arc;
+
+use fluxmq_names::ShardId;
+use logd_broker::{Applied, Broker, Effect};
+use logd_raft::Observer;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// Effects of all groups, in the order they were applied.
+#[derive(Clone, Default)]
+pub(crate) struct Effects {
+    queue: Arc<Mutex<Vec<(ShardId, Effect)>>>,
+    pub(crate) came: Arc<Notify>,
+}
+
+// === impl Effects ===
+
+impl Effects {
+    /// An observer that queues the effects of `shard`.
+    pub(crate) fn of(&self, shard: ShardId) -> Box<dyn Observer> {
+        Box::new(Sink { shard, effects: self.clone() })
+    }
+
+    /// All that came since.
+    pub(crate) fn take(&self) -> Vec<(ShardId, Effect)> {
+        std::mem::take(&mut self.queue.lock())
+    }
+}
+
+struct Sink {
+    shard: ShardId,
+    effects: Effects,
+}
+
+impl Observer for Sink {
+    fn applied(&self, _: &Broker, _: u64, applied: &Applied) {
+        if !applied.effects.is_empty() {
+            let mut queue = self.effects.queue.lock();
+            queue.extend(applied.effects.iter().map(|e| (self.shard, e.clone())));
+            drop(queue);
+            self.effects.came.notify_one();
+        }
+    }
+}

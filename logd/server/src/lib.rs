@@ -1,0 +1,12 @@
+//! The storage daemon: Raft groups of this node, delivery to attached sessions, wills and timers.
+//!
+//! Everything runs on one thread with one current-thread runtime (design T1), beside the I/O thread of
+//! the log. Gateways reach it through links; handlers only post to the owner task, [`core`].
+
+mod app;
+mod core;
+mod delivery;
+mod effects;
+mod wills;
+
+pub use app::{Config, Running, StartError, start};

@@ -1,0 +1,78 @@
+//! Owed wills: published to every shard and to live subscribers, then crossed off (S7, G4).
+
+use bytes::Bytes;
+use fluxmq_client::contract::Event;
+use fluxmq_commands::command::{self, Batch, Command, Key, Publish};
+use fluxmq_names::{Kind, ShardId, place};
+use logd_raft::{CommandBatch, Group};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+
+use crate::core::read_command;
+
+/// Publishes the will `id` that `shard` owes. Whatever interrupts it, the will still stands in the
+/// state, and the shards take it once under its key.
+pub(crate) async fn publish(
+    shards: Vec<Group>,
+    shard: ShardId,
+    id: u64,
+    gateways: Vec<UnboundedSender<Event>>,
+) {
+    let Some(group) = shards.get(shard.0 as usize) else { return };
+    let Some(owed) =
+        group.with_state(|b| b.owed_wills().find(|(i, _)| *i == id).map(|(_, owed)| owed.clone()))
+    else {
+        return;
+    };
+    let message = read_command(group, owed.will.position).unwrap_or_default();
+    let body = command::decode(&message).map_or(&[][..], |(_, body)| body);
+    let count = shards.len() as u32;
+    let home = place(Kind::Retained, &owed.vhost, &owed.will.topic, count);
+    let expiry_s = u64::from(owed.will.expiry_s);
+    let base = Publish {
+        qos: owed.will.qos,
+        retain: owed.will.retain,
+        vhost: &owed.vhost,
+        topic: &owed.will.topic,
+        expiry_ms: (expiry_s > 0).then(|| owed.due_ms + expiry_s * 1_000),
+        key: Some(Key { shard: shard.0, id, n: 0 }),
+        ..Publish::default()
+    };
+    for (number, target) in shards.iter().enumerate() {
+        let store = owed.will.retain && home.0 == number as u32;
+        let publish = Publish { store, empty: store && is_empty(body), ..base };
+        if (publish.qos > 0 || store) && !submit(target, &Command::Publish(publish), body).await {
+            return;
+        }
+    }
+    let mut live = Vec::new();
+    Command::Publish(base).encode(body, &mut live);
+    let live = Bytes::from(live);
+    for gateway in gateways {
+        let _ = gateway.send(Event::Live { command: live.clone() });
+    }
+    let _ = group.lead(&Command::OwedDone { id }).await;
+}
+
+/// A message without payload deletes what is retained.
+fn is_empty(message: &[u8]) -> bool {
+    fluxmq_proto::message::split(message).is_none_or(|(_, payload)| payload.is_empty())
+}
+
+async fn submit(group: &Group, command: &Command<'_>, message: &[u8]) -> bool {
+    let mut body = Vec::new();
+    command.encode(message, &mut body);
+    let ends = vec![u32::try_from(body.len()).unwrap_or(u32::MAX)];
+    let head = Batch {
+        gateway_epoch: 0,
+        stream: 0,
+        first_sequence: 0,
+        count: 1,
+        crc: 0,
+        confirmed_upto: 0,
+    };
+    let (tx, rx) = oneshot::channel();
+    let batch = CommandBatch { head, ends, body: body.into() };
+    group.submit(batch, Box::new(move |result| drop(tx.send(result))));
+    matches!(rx.await, Ok(Ok(_)))
+}
