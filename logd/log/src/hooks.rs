@@ -48,9 +48,9 @@ pub trait Hooks: Send + Sync + 'static {
     }
 
     /// A write or a sync failed: nothing of this disk can be trusted any more, and a failed sync is never repeated.
-    /// The default ends the process. Where it returns (tests), the disk refuses everything from then on.
+    /// The default says so on standard error and aborts the process. Where it returns (tests), the disk refuses everything from then on.
     fn fatal(&self, error: &FatalError) {
-        let _ = error;
+        eprintln!("fatal: {error}");
         std::process::abort();
     }
 }

@@ -163,8 +163,8 @@ impl Log {
         self.handle.shard.state.lock().last()
     }
 
-    /// For Raft: entries of `range` above the purge floor, synced or not, as far as they exist; stops before the
-    /// payloads exceed `bytes_max`, but returns at least one.
+    /// For Raft: entries of `range` above the purge floor, synced or not, as far as they exist; stops before they
+    /// exceed `bytes_max` (payloads and entry headers), but returns at least one.
     pub fn read_entries(
         &self,
         range: Range<u64>,

@@ -97,7 +97,7 @@ impl Segment {
         self.read_payload(&place).map(Some)
     }
 
-    /// Appends the entries of `range` to `out` until their payloads would exceed `budget`; false when it did.
+    /// Appends the entries of `range` to `out` until their bytes would exceed `budget`; false when they would.
     pub(crate) fn read(
         &self,
         range: Range<u64>,
@@ -117,10 +117,11 @@ impl Segment {
                 if place.header.id.index != index {
                     continue;
                 }
-                if place.header.len > *budget && !out.is_empty() {
+                let bytes = place.header.size + place.header.len;
+                if bytes > *budget && !out.is_empty() {
                     return Ok(false);
                 }
-                *budget = budget.saturating_sub(place.header.len);
+                *budget = budget.saturating_sub(bytes);
                 out.push(self.read_entry(&place)?);
                 index += 1;
             }

@@ -9,6 +9,7 @@ use std::vec;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use crate::batch::encoded_len;
 use crate::entry::{Entry, LogId, Vote};
 use crate::error::{Damage, WriteError};
 use crate::hooks::{Callback, Completion};
@@ -237,10 +238,11 @@ impl Shard {
                         let Some(entry) = state.waiting_at(index) else {
                             break;
                         };
-                        if entry.payload.len() > budget && !out.is_empty() {
+                        let bytes = encoded_len(entry);
+                        if bytes > budget && !out.is_empty() {
                             break;
                         }
-                        budget = budget.saturating_sub(entry.payload.len());
+                        budget = budget.saturating_sub(bytes);
                         out.push(entry.clone());
                     }
                     return Ok(out);

@@ -14,7 +14,7 @@ use logd_log::io::{Crash, SimulatedIo};
 use logd_log::{Entry, EntryKind, OpenError, Priority};
 
 use reader::View;
-use workload::{Model, Run, is_segment, open, random, view_of};
+use workload::{Model, Neighbour, Run, is_segment, open, random, view_of};
 
 fn seeds(default: u64) -> u64 {
     std::env::var("LOGD_SEEDS").map_or(default, |n| n.parse().expect("LOGD_SEEDS is a number"))
@@ -188,6 +188,7 @@ fn crash_each(run: &Run, part: u64, parts: u64) {
             }
             let view = view_of(&disk).unwrap_or_else(|error| panic!("{what}: {error}"));
             judge.check(run, ops, &view, &what);
+            Neighbour::check(&disk, run.neighbour_at(ops), &what);
             opens_as(&disk, &view, &what);
             if ops.is_multiple_of(16) {
                 goes_on(&disk, &what);
@@ -218,6 +219,7 @@ fn random_lives_with_torn_and_reordered_crashes() {
             io = run.io.crash(crash);
             let view = view_of(&io).unwrap_or_else(|error| panic!("{what}: {error}"));
             Judge::new(start).check(&run, ops, &view, &what);
+            Neighbour::check(&io, run.neighbour_at(ops), &what);
             start = opens_as(&io, &view, &what);
         }
     }
@@ -326,6 +328,7 @@ fn a_full_disk_refuses_and_loses_nothing() {
         let what = format!("seed {seed}, {crash:?}");
         let view = view_of(&disk).unwrap_or_else(|error| panic!("{what}: {error}"));
         Judge::new(Model::default()).check(&run, io.ops(), &view, &what);
+        Neighbour::check(&disk, run.neighbour_at(io.ops()), &what);
         opens_as(&disk, &view, &what);
     }
     assert!(refused > 0 && freed > 0, "the disks never filled");
@@ -349,6 +352,7 @@ fn an_error_ends_the_disk_and_loses_nothing() {
         let what = format!("seed {seed}, {crash:?}");
         let view = view_of(&disk).unwrap_or_else(|error| panic!("{what}: {error}"));
         Judge::new(Model::default()).check(&run, io.ops(), &view, &what);
+        Neighbour::check(&disk, run.neighbour_at(io.ops()), &what);
         opens_as(&disk, &view, &what);
     }
     assert!(failed > 0);

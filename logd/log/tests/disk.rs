@@ -235,6 +235,46 @@ fn a_log_that_finds_no_room_for_its_next_segment_fails_alone() {
     assert_eq!((wait(), hooks.fatal.load(Ordering::Relaxed)), (Ok(()), 0));
 }
 
+/// Under load a round waits for its time; volume, a vote, a truncation or a flush ends the wait. The time is an hour here:
+/// a wait that does not end would be noticed.
+#[test]
+fn urgency_and_volume_end_the_wait() {
+    let config = DiskConfig {
+        commit_interval_us: 3_600_000_000,
+        commit_bytes: 10_000,
+        low_water_bytes: Some(0),
+        ..DiskConfig::default()
+    };
+    let io = Arc::new(MemoryIo::default());
+    let disk = Disk::start(io, "/data", config, Arc::new(AbortOnFatal)).unwrap();
+    let (log, _) = disk.open_shard(0, OpenOptions::default()).unwrap();
+    append(&log, 0..1, 10);
+    let queue = |index, len| {
+        let (done, wait) = waiter();
+        log.append(vec![entry(index, len)], Priority::Normal, done).unwrap();
+        wait
+    };
+    let waiting = queue(1, 10);
+    let (done, wait) = waiter();
+    log.flush(done);
+    assert_eq!((waiting(), wait()), (Ok(()), Ok(())));
+    let waiting = queue(2, 10);
+    let (done, wait) = waiter();
+    log.save_vote(Vote { term: 1, voted_for: None, committed: false }, done);
+    assert_eq!((waiting(), wait()), (Ok(()), Ok(())));
+    let waiting = queue(3, 10);
+    let (done, wait) = waiter();
+    log.truncate_after(Some(2), done);
+    assert_eq!((waiting(), wait()), (Ok(()), Ok(())));
+    let (first, second) = (queue(3, 6_000), queue(4, 6_000));
+    assert_eq!((first(), second()), (Ok(()), Ok(())));
+    let waiting = queue(5, 10);
+    let pending = disk.pending_bytes();
+    pending.add(10_000);
+    assert_eq!(waiting(), Ok(()));
+    pending.sub(10_000);
+}
+
 /// A batcher that holds bytes is given the chance to join the round it is woken by.
 #[test]
 fn what_batchers_hold_joins_the_round() {

@@ -95,6 +95,49 @@ pub(crate) fn shard_dir() -> PathBuf {
     PathBuf::from("/data/shard-3")
 }
 
+/// Another shard in the same rounds; it only appends.
+#[derive(Clone)]
+pub(crate) struct Neighbour {
+    log: Log,
+    acknowledged: Arc<AtomicU64>,
+}
+
+impl Neighbour {
+    fn payload(index: u64) -> Vec<u8> {
+        index.to_le_bytes().repeat(usize::try_from(index % 50).unwrap())
+    }
+
+    fn append(&self) {
+        let index = self.log.last().map_or(0, |last| last.index + 1);
+        let payload = Self::payload(index).into();
+        let entry = Entry { index, term: 1, leader_node: None, kind: EntryKind::Normal, payload };
+        let acknowledged = Arc::clone(&self.acknowledged);
+        let done: Callback = Box::new(move |result| {
+            if result.is_ok() {
+                acknowledged.store(index + 1, Ordering::Relaxed);
+            }
+        });
+        // A full or failed disk refuses; that is looked at in the other shard.
+        let _ = self.log.append(vec![entry], Priority::Normal, done);
+    }
+
+    /// Its entries are there, as far as they were acknowledged, and are what they were.
+    pub(crate) fn check(io: &SimulatedIo, acknowledged: u64, what: &str) {
+        let files = io.files();
+        let there =
+            files.iter().any(|(path, _)| path.starts_with("/data/shard-5/log") && is_segment(path));
+        if acknowledged == 0 && !there {
+            return;
+        }
+        let view = reader::read(&files, Path::new("/data/shard-5"));
+        let view = view.unwrap_or_else(|error| panic!("{what}: neighbour: {error}"));
+        assert!(view.next >= acknowledged, "{what}: neighbour has {} of {acknowledged}", view.next);
+        for (index, (_, payload)) in view.entries {
+            assert!(payload == Self::payload(index), "{what}: neighbour's {index}");
+        }
+    }
+}
+
 pub(crate) fn view_of(io: &SimulatedIo) -> Result<View, String> {
     reader::read(&io.files(), &shard_dir())
 }
@@ -132,6 +175,9 @@ pub(crate) struct Run {
     pub(crate) asked: Vec<Asked>,
     /// (operations of the disk, asked, acknowledged) after each step.
     pub(crate) history: Vec<(u64, usize, usize)>,
+    /// (operations of the disk, acknowledged by the neighbour) after each step.
+    pub(crate) neighbour_history: Vec<(u64, u64)>,
+    neighbour: Neighbour,
     /// (operations of the disk when it returned, index, term, state)
     pub(crate) snapshots: Vec<(u64, u64, u64, Vec<u8>)>,
     /// Indexes that stay live, from the operation on at which their commit was acknowledged.
@@ -148,6 +194,8 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) fn new(io: SimulatedIo, seed: u64) -> Result<Self, OpenError> {
         let (disk, log, _, told) = open(&io)?;
+        let neighbour = disk.open_shard(5, OpenOptions::default())?.0;
+        let neighbour = Neighbour { log: neighbour, acknowledged: Arc::default() };
         let view = view_of(&io).expect("what was opened can be read");
         let model = Model::of(&view);
         let newest = model.entries.values().map(|e| e.0).max().unwrap_or(0);
@@ -159,6 +207,8 @@ impl Run {
             log,
             asked: Vec::new(),
             history: Vec::new(),
+            neighbour_history: Vec::new(),
+            neighbour,
             snapshots: Vec::new(),
             pinned: Vec::new(),
             refused: 0,
@@ -199,6 +249,9 @@ impl Run {
     }
 
     pub(crate) fn step(&mut self) {
+        if random(&mut self.rng, 4) == 0 {
+            self.neighbour.append();
+        }
         match random(&mut self.rng, 100) {
             0..35 => self.append(),
             35..74 => {
@@ -212,7 +265,9 @@ impl Run {
             97..99 => self.snapshot(),
             _ => self.install(),
         }
-        self.history.push((self.io.ops(), self.asked.len(), self.acknowledged()));
+        let ops = self.io.ops();
+        self.history.push((ops, self.asked.len(), self.acknowledged()));
+        self.neighbour_history.push((ops, self.neighbour.acknowledged.load(Ordering::Relaxed)));
     }
 
     fn next(&self) -> u64 {
@@ -326,6 +381,12 @@ impl Run {
         if reclaimed.segments > 0 {
             self.count("unlink");
         }
+    }
+
+    /// What the neighbour had acknowledged at an operation.
+    pub(crate) fn neighbour_at(&self, ops: u64) -> u64 {
+        let after = self.neighbour_history.partition_point(|step| step.0 <= ops);
+        after.checked_sub(1).map_or(0, |i| self.neighbour_history[i].1)
     }
 
     /// The messages that were live at an operation.
