@@ -63,7 +63,11 @@ impl<'a> Scan<'a> {
             return Err(End::Wrong("record does not follow the one before it"));
         }
         let at = self.at;
-        self.at += u64::from(header.total);
+        let end = at + u64::from(header.total);
+        if header.kind != RecordKind::Seal && end + RECORD_HEADER as u64 > self.map.size() {
+            return Err(End::Wrong("no room is left for the seal"));
+        }
+        self.at = end;
         self.sequence += 1;
         self.previous_crc = header.crc;
         self.sealed = header.kind == RecordKind::Seal;
