@@ -149,11 +149,7 @@ impl Outcome {
                 let n = r.u16()?;
                 Self::Unsubscribed(r.take(n.into())?.to_vec())
             }
-            5 => Self::Opened {
-                number: r.u64()?,
-                fresh: r.u8()? != 0,
-                lowest_open: r.u64()?,
-            },
+            5 => Self::Opened { number: r.u64()?, fresh: r.u8()? != 0, lowest_open: r.u64()? },
             6 => Self::Gateway { epoch: r.u64()? },
             255 => Self::Error {
                 code: ErrorCode::from_number(r.u16()?).ok_or(WireError("unknown error code"))?,

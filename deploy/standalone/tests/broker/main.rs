@@ -1,0 +1,8 @@
+//! `fluxmq` as a black box: real processes, real sockets, kill -9.
+
+mod client;
+mod kill;
+mod live;
+mod process;
+mod sessions;
+mod start;

@@ -1,0 +1,102 @@
+//! The broker as a process of its own, on a free port, in a directory that goes with it.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use tempfile::TempDir;
+
+/// A data directory and a port that stay the same over restarts.
+pub(crate) struct Place {
+    pub(crate) host: &'static str,
+    pub(crate) port: u16,
+    pub(crate) shards: u32,
+    pub(crate) data: PathBuf,
+    _dir: TempDir,
+}
+
+/// A running broker; killed when it goes out of scope.
+pub(crate) struct Broker {
+    child: Child,
+}
+
+/// A port nobody listens on.
+pub(crate) fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("bound").port()
+}
+
+// === impl Place ===
+
+impl Place {
+    pub(crate) fn new(shards: u32) -> Self {
+        let dir = TempDir::new().expect("a directory");
+        Self {
+            host: "127.0.0.1",
+            port: free_port(),
+            shards,
+            data: dir.path().join("data"),
+            _dir: dir,
+        }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fluxmq"));
+        command
+            .args(["--mqtt", &format!("{}:{}", self.host, self.port)])
+            .args(["--shards", &self.shards.to_string()])
+            .arg("--data-dir")
+            .arg(&self.data);
+        command
+    }
+
+    /// Starts the broker and waits until it is ready.
+    pub(crate) fn start(&self) -> Broker {
+        let mut child = self.command().stdout(Stdio::piped()).spawn().expect("the binary is built");
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let ready = lines.map_while(Result::ok).any(|line| line.starts_with("ready in "));
+        assert!(ready, "the broker ended before it was ready");
+        Broker { child }
+    }
+
+    /// Runs the broker with other arguments until it ends; its standard error.
+    pub(crate) fn run_to_end(&self, arguments: &[&str]) -> (ExitStatus, String) {
+        let mut child = self
+            .command()
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary is built");
+        let mut said = String::new();
+        let mut stderr = child.stderr.take().expect("piped");
+        stderr.read_to_string(&mut said).expect("utf-8");
+        (child.wait().expect("it ended"), said)
+    }
+}
+
+// === impl Broker ===
+
+impl Broker {
+    /// kill -9.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it was killed");
+    }
+
+    /// SIGTERM; returns how it ended.
+    pub(crate) fn terminate(mut self) -> ExitStatus {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status().expect("kill is there");
+        assert!(sent.success());
+        self.child.wait().expect("it ended")
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
