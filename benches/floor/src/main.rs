@@ -19,9 +19,12 @@ struct Peer {
     next_id: RefCell<u16>,
 }
 
+/// Who subscribes, and the QoS granted.
+type Subscribers = Vec<(Rc<Peer>, u8)>;
+
 #[derive(Default)]
 struct Shared {
-    topics: RefCell<HashMap<Vec<u8>, Vec<(Rc<Peer>, u8)>>>,
+    topics: RefCell<HashMap<Vec<u8>, Subscribers>>,
     read: RefCell<Vec<u8>>,
     woken: RefCell<Vec<Rc<Peer>>>,
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use hdrhistogram::Histogram;
-use tokio::task::spawn_local;
+use tokio::net::TcpStream;
+use tokio::task::{JoinHandle, spawn_local};
 
 use crate::link::{Bell, Role, drive, open, ring};
 use crate::report::{Figures, Report};
@@ -183,63 +184,116 @@ impl Subscriber {
     }
 }
 
-/// Runs the workload and prints what it cost.
-pub(crate) async fn run(options: FlowOptions) -> Result<()> {
-    let shared = Rc::new(Shared {
-        start: Instant::now(),
-        latency_ns: RefCell::new(Histogram::new(3)?),
-        reordered: Cell::new(0),
-        repeated: Cell::new(0),
-    });
-    let subscribers = options.subscribers;
-    let topics: Vec<_> = (0..options.publishers)
-        .map(|n| {
-            Rc::new(Topic {
-                name: format!("bench/{n}/t"),
-                sent: Cell::new(0),
-                delivered: RefCell::new(vec![0; subscribers as usize]),
-                publisher: Bell::default(),
-            })
-        })
-        .collect();
-    let mut receiving = Vec::new();
-    let mut sockets = Vec::new();
-    for (n, topic) in topics.iter().enumerate() {
-        for place in 0..subscribers as usize {
-            let id = format!("bench-s{n}-{place}");
-            let filter = Some((topic.name.as_str(), options.qos));
-            let socket = open(options.target.addr, &id, filter).await?;
-            let role = Subscriber {
-                options: options.clone(),
-                shared: shared.clone(),
-                topic: topic.clone(),
-                place,
-                expected: 0,
-                received: 0,
-                open: VecDeque::new(),
-            };
-            receiving.push(spawn_local(drive(socket, role, Bell::default())));
-        }
-        sockets.push(open(options.target.addr, &format!("bench-p{n}"), None).await?);
+/// A workload under way.
+struct Flow {
+    options: FlowOptions,
+    shared: Rc<Shared>,
+    topics: Vec<Rc<Topic>>,
+}
+
+// === impl Flow ===
+
+impl Flow {
+    fn new(options: FlowOptions) -> Result<Self> {
+        let shared = Rc::new(Shared {
+            start: Instant::now(),
+            latency_ns: RefCell::new(Histogram::new(3)?),
+            reordered: Cell::new(0),
+            repeated: Cell::new(0),
+        });
+        let topic = |n| Topic {
+            name: format!("bench/{n}/t"),
+            sent: Cell::new(0),
+            delivered: RefCell::new(vec![0; options.subscribers as usize]),
+            publisher: Bell::default(),
+        };
+        let topics = (0..options.publishers).map(|n| Rc::new(topic(n))).collect();
+        Ok(Self { options, shared, topics })
     }
-    let before = (process::cpu_us(&options.target.pids), process::own_cpu_us());
-    let began = Instant::now();
-    let mut sending = Vec::new();
-    for (socket, topic) in sockets.into_iter().zip(&topics) {
-        let role = Publisher {
-            options: options.clone(),
-            shared: shared.clone(),
+
+    /// Connects the subscribers and lets them wait.
+    async fn receive(&self) -> Result<Vec<JoinHandle<Result<Subscriber>>>> {
+        let mut receiving = Vec::new();
+        for (n, topic) in self.topics.iter().enumerate() {
+            for place in 0..self.options.subscribers as usize {
+                let id = format!("bench-s{n}-{place}");
+                let filter = Some((topic.name.as_str(), self.options.qos));
+                let socket = open(self.options.target.addr, &id, filter).await?;
+                let role = Subscriber {
+                    options: self.options.clone(),
+                    shared: self.shared.clone(),
+                    topic: topic.clone(),
+                    place,
+                    expected: 0,
+                    received: 0,
+                    open: VecDeque::new(),
+                };
+                receiving.push(spawn_local(drive(socket, role, Bell::default())));
+            }
+        }
+        Ok(receiving)
+    }
+
+    /// Lets the publishers go.
+    fn send(&self, sockets: Vec<TcpStream>) -> Vec<JoinHandle<Result<Publisher>>> {
+        let publisher = |topic: &Rc<Topic>| Publisher {
+            options: self.options.clone(),
+            shared: self.shared.clone(),
             topic: topic.clone(),
-            payload: vec![0x5A; options.size as usize],
+            payload: vec![0x5A; self.options.size as usize],
             next_id: 1,
             open: 0,
             settled: 0,
         };
-        sending.push(spawn_local(drive(socket, role, topic.publisher.clone())));
-        if options.rate > 0 {
-            spawn_local(metronome(topic.publisher.clone()));
+        if self.options.rate > 0 {
+            for topic in &self.topics {
+                spawn_local(metronome(topic.publisher.clone()));
+            }
+        }
+        sockets
+            .into_iter()
+            .zip(&self.topics)
+            .map(|(socket, t)| spawn_local(drive(socket, publisher(t), t.publisher.clone())))
+            .collect()
+    }
+
+    fn report(&self, received: u64, seconds: f64, cpu_us: f64, own_us: f64) -> Report {
+        let o = &self.options;
+        let expected = o.messages * u64::from(o.publishers) * u64::from(o.subscribers);
+        let repeated = self.shared.repeated.get();
+        Report {
+            workload: format!(
+                "flow {}x{} qos {} size {} window {} rate {}",
+                o.publishers, o.subscribers, o.qos, o.size, o.window, o.rate
+            ),
+            figures: Figures {
+                delivered: received,
+                lost: expected.saturating_sub(received - repeated),
+                repeated,
+                gaps: self.shared.reordered.get(),
+                seconds,
+                messages_per_s: received as f64 / seconds,
+                broker_cpu_us_per_message: cpu_us / received as f64,
+                own_cpu_us_per_message: own_us / received as f64,
+                broker_rss_anon_kib: process::rss_anon_kib(&o.target.pids),
+            },
+            latency: Some((&*self.shared.latency_ns.borrow()).into()),
         }
     }
+}
+
+/// Runs the workload and prints what it cost.
+pub(crate) async fn run(options: FlowOptions) -> Result<()> {
+    let flow = Flow::new(options)?;
+    let receiving = flow.receive().await?;
+    let mut sockets = Vec::new();
+    for n in 0..flow.topics.len() {
+        sockets.push(open(flow.options.target.addr, &format!("bench-p{n}"), None).await?);
+    }
+    let pids = &flow.options.target.pids;
+    let before = (process::cpu_us(pids), process::own_cpu_us());
+    let began = Instant::now();
+    let sending = flow.send(sockets);
     let finish = async {
         for task in sending {
             task.await??;
@@ -250,38 +304,15 @@ pub(crate) async fn run(options: FlowOptions) -> Result<()> {
         }
         Ok::<_, anyhow::Error>(received)
     };
-    let limit = Duration::from_secs(options.limit_s);
+    let limit = Duration::from_secs(flow.options.limit_s);
     let received = tokio::time::timeout(limit, finish)
         .await
         .context("messages are missing at the limit")??;
     let seconds = began.elapsed().as_secs_f64();
-    let cpu_us = process::cpu_us(&options.target.pids) - before.0;
+    let cpu_us = process::cpu_us(pids) - before.0;
     let own_us = process::own_cpu_us() - before.1;
-    let expected = options.messages * u64::from(options.publishers) * u64::from(subscribers);
-    let report = Report {
-        workload: format!(
-            "flow {}x{} qos {} size {} window {} rate {}",
-            options.publishers,
-            subscribers,
-            options.qos,
-            options.size,
-            options.window,
-            options.rate
-        ),
-        figures: Figures {
-            delivered: received,
-            lost: expected.saturating_sub(received - shared.repeated.get()),
-            repeated: shared.repeated.get(),
-            gaps: shared.reordered.get(),
-            seconds,
-            messages_per_s: received as f64 / seconds,
-            broker_cpu_us_per_message: cpu_us / received as f64,
-            own_cpu_us_per_message: own_us / received as f64,
-            broker_rss_anon_kib: process::rss_anon_kib(&options.target.pids),
-        },
-        latency: Some((&*shared.latency_ns.borrow()).into()),
-    };
-    report.write(options.target.json.as_deref())?;
+    let report = flow.report(received, seconds, cpu_us, own_us);
+    report.write(flow.options.target.json.as_deref())?;
     ensure!(report.figures.lost == 0 && report.figures.gaps == 0, "messages were lost");
     Ok(())
 }

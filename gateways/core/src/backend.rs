@@ -22,6 +22,9 @@ const FRAME_BYTES: usize = 64 * 1024;
 /// Takes the outcome of a command.
 pub type Waiter = Box<dyn FnOnce(&Outcome)>;
 
+/// Retained messages as PUBLISH commands, and whether there are more.
+type Page = (Vec<Bytes>, bool);
+
 /// A connection with a session in `logd`.
 pub trait Receiver {
     /// A message the session is owed.
@@ -52,7 +55,7 @@ pub struct Backend {
     looks: RefCell<HashMap<u64, oneshot::Sender<bool>>>,
     opens: RefCell<HashMap<u64, oneshot::Sender<Option<Vec<Subscribed>>>>>,
     barriers: RefCell<HashMap<u64, oneshot::Sender<()>>>,
-    pages: RefCell<HashMap<u64, oneshot::Sender<(Vec<Bytes>, bool)>>>,
+    pages: RefCell<HashMap<u64, oneshot::Sender<Page>>>,
     /// Publishers that stopped reading because the window is used up.
     held: RefCell<Vec<Rc<dyn Subscriber>>>,
     next_id: Cell<u64>,

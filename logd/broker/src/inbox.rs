@@ -253,7 +253,7 @@ mod tests {
     use super::*;
 
     fn item(n: u64) -> Item {
-        Item { position: n, qos: 1 + (n % 2) as u8, retain: n % 3 == 0 }
+        Item { position: n, qos: 1 + (n % 2) as u8, retain: n.is_multiple_of(3) }
     }
 
     #[test]

@@ -73,10 +73,11 @@ impl Broker {
         let open = s.intervals.values().filter(|i| i.to == u64::MAX);
         let mut options =
             open.filter(|i| matching.binary_search(&i.inbox).is_ok()).map(|i| i.options).peekable();
-        if options.peek().is_some() && options.all(|o| o & NO_LOCAL != 0) {
-            if let Some(s) = self.state.sessions.get_mut(session) {
-                s.own.insert(position);
-            }
+        if options.peek().is_some()
+            && options.all(|o| o & NO_LOCAL != 0)
+            && let Some(s) = self.state.sessions.get_mut(session)
+        {
+            s.own.insert(position);
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fluxmq_commands::command::{Command, Connect, NEVER, Publish};
+use fluxmq_commands::command::{Command, Connect, NEVER, Publish, Settled};
 use fluxmq_commands::{Connected, Outcome};
 use fluxmq_names::ErrorCode;
 
@@ -44,6 +44,21 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn cursor(&self) -> u64 {
         (0..).find(|n| !self.settled.contains(n)).expect("there is always a next number")
+    }
+
+    fn settle(&mut self, sent_upto: u64, ranges: &[Settled]) {
+        self.sent_upto = self.sent_upto.max(sent_upto);
+        for r in ranges {
+            let end = (r.first + u64::from(r.count)).min(self.sent_upto);
+            for n in r.first..end.min(self.owed.len() as u64) {
+                if r.received && !self.settled.contains(&n) {
+                    self.received.insert(n);
+                } else if !r.received {
+                    self.settled.insert(n);
+                    self.received.remove(&n);
+                }
+            }
+        }
     }
 
     fn drained(&self) -> bool {
@@ -113,19 +128,7 @@ impl Model {
             }
             Command::Settle { session, epoch, sent_upto, ranges } => {
                 self.with(*session, *epoch, gateway, |m, name| {
-                    let s = m.sessions.get_mut(name).expect("found");
-                    s.sent_upto = s.sent_upto.max(*sent_upto);
-                    for r in ranges {
-                        let end = (r.first + u64::from(r.count)).min(s.sent_upto);
-                        for n in r.first..end.min(s.owed.len() as u64) {
-                            if r.received && !s.settled.contains(&n) {
-                                s.received.insert(n);
-                            } else if !r.received {
-                                s.settled.insert(n);
-                                s.received.remove(&n);
-                            }
-                        }
-                    }
+                    m.sessions.get_mut(name).expect("found").settle(*sent_upto, ranges);
                     Outcome::Done
                 })
             }
