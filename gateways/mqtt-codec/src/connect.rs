@@ -70,8 +70,8 @@ impl<'a> Connect<'a> {
         }
         let keep_alive_s = reader.u16()?;
         let properties = read_properties(&mut reader, version, Place::Connect)?;
-        if properties.binary(crate::PropertyId::AUTH_DATA).is_some()
-            && properties.text(crate::PropertyId::AUTH_METHOD).is_none()
+        if properties.has(crate::PropertyId::AUTH_DATA)
+            && !properties.has(crate::PropertyId::AUTH_METHOD)
         {
             return Err(DecodeError::protocol("authentication data without a method"));
         }

@@ -1,20 +1,20 @@
-//! DISCONNECT and AUTH (MQTT 5 §3.14, §3.15).
+//! DISCONNECT and AUTH (MQTT 5 §3.14, §3.15), from either side.
 
 use crate::error::DecodeError;
 use crate::properties::{Place, Properties};
 use crate::wire::Reader;
 use crate::{PropertyId, ReasonCode, Version};
 
-/// A DISCONNECT from a client.
+/// A DISCONNECT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Disconnect<'a> {
     /// 0x00 before 5.0.
     pub reason: ReasonCode,
-    /// Session expiry, reason string, user properties.
+    /// Reason string, user properties; session expiry from a client, server reference from a server.
     pub properties: Properties<'a>,
 }
 
-/// An AUTH from a client.
+/// An AUTH.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Auth<'a> {
     /// 0x00, 0x18 or 0x19.
@@ -39,6 +39,23 @@ impl<'a> Disconnect<'a> {
         Ok(Self { reason, properties })
     }
 
+    /// From a server; there is none before 5.0.
+    pub(crate) fn decode_from_server(
+        body: &'a [u8],
+        version: Version,
+    ) -> Result<Self, DecodeError> {
+        if version < Version::V5 {
+            return Err(DecodeError::protocol("a server sends no disconnect before 5.0"));
+        }
+        let (reason, properties) = read(body, Place::ServerDisconnect)?;
+        let allowed =
+            matches!(reason.0, 0x00 | 0x80..=0x83 | 0x87 | 0x89 | 0x8B | 0x8D..=0x90 | 0x93..=0xA2);
+        if !allowed {
+            return Err(DecodeError::protocol("reason code does not belong to this packet"));
+        }
+        Ok(Self { reason, properties })
+    }
+
     /// A new session expiry interval in seconds.
     #[must_use]
     pub fn session_expiry_s(&self) -> Option<u32> {
@@ -53,6 +70,9 @@ impl<'a> Auth<'a> {
         let (reason, properties) = read(body, Place::Auth)?;
         if !matches!(reason.0, 0x00 | 0x18 | 0x19) {
             return Err(DecodeError::protocol("reason code does not belong to this packet"));
+        }
+        if properties.has(PropertyId::AUTH_DATA) && !properties.has(PropertyId::AUTH_METHOD) {
+            return Err(DecodeError::protocol("authentication data without a method"));
         }
         Ok(Self { reason, properties })
     }

@@ -1,12 +1,14 @@
 //! Packets to bytes, appended to a `Vec<u8>`.
 //!
 //! Properties are given as bytes without their length, written by [`property`]. Strings and binary
-//! data are cut at 65,535 bytes; the caller keeps packets below the peer's maximum packet size.
+//! data are cut at 65,535 bytes, strings between characters: what is written is always well-formed. The
+//! caller keeps packets below the peer's maximum packet size, and so below the 256 MiB of the protocol;
+//! [`PublishFrame::fits`] and [`PublishFrame::packet_len`] tell before anything is written.
 
 use crate::connect::{Connect, Will};
 use crate::packet::PacketType;
 use crate::properties::{Properties, PropertyId, Value};
-use crate::wire::{put_binary, put_var_int, var_int_len};
+use crate::wire::{VAR_INT_MAX, cut, put_binary, put_string, put_var_int, var_int_len};
 use crate::{QoS, ReasonCode, Version};
 
 /// A PUBLISH to be written.
@@ -38,7 +40,15 @@ impl PublishFrame<'_> {
         } else {
             0
         };
-        2 + self.topic.len() + id + properties + self.payload.len()
+        2 + cut(self.topic).len() + id + properties + self.payload.len()
+    }
+
+    /// Whether it can be written as it is: a topic of at most 65,535 bytes (MQTT-4.7.3-3), a packet
+    /// within 256 MiB.
+    #[must_use]
+    pub fn fits(&self, version: Version) -> bool {
+        self.topic.len() <= usize::from(u16::MAX)
+            && self.remaining_len(version) <= VAR_INT_MAX as usize
     }
 
     /// Bytes the whole packet takes.
@@ -58,7 +68,7 @@ impl PublishFrame<'_> {
         let flags = u8::from(self.dup) << 3 | (self.qos as u8) << 1 | u8::from(self.retain);
         out.push((PacketType::Publish as u8) << 4 | flags);
         put_var_int(out, remaining);
-        put_binary(out, self.topic.as_bytes());
+        put_string(out, self.topic);
         let mut id_at = 0;
         if self.qos != QoS::AtMostOnce {
             id_at = out.len() - start;
@@ -78,11 +88,11 @@ pub fn property(out: &mut Vec<u8>, id: PropertyId, value: Value<'_>) {
     out.push(id.0);
     match value {
         Value::Number(n) => number(out, id, n),
-        Value::Text(text) => put_binary(out, text.as_bytes()),
+        Value::Text(text) => put_string(out, text),
         Value::Binary(bytes) => put_binary(out, bytes),
         Value::Pair(name, value) => {
-            put_binary(out, name.as_bytes());
-            put_binary(out, value.as_bytes());
+            put_string(out, name);
+            put_string(out, value);
         }
     }
 }
@@ -90,7 +100,7 @@ pub fn property(out: &mut Vec<u8>, id: PropertyId, value: Value<'_>) {
 #[allow(clippy::cast_possible_truncation)] // the property's type says how many bytes it has
 fn number(out: &mut Vec<u8>, id: PropertyId, n: u32) {
     match id {
-        PropertyId::SUBSCRIPTION_ID => put_var_int(out, n as usize),
+        PropertyId::SUBSCRIPTION_ID => put_var_int(out, n.min(VAR_INT_MAX) as usize),
         PropertyId::SERVER_KEEP_ALIVE
         | PropertyId::RECEIVE_MAXIMUM
         | PropertyId::TOPIC_ALIAS_MAXIMUM
@@ -119,7 +129,8 @@ fn put_properties(out: &mut Vec<u8>, version: Version, properties: &[u8]) {
     }
 }
 
-/// CONNACK (§3.2). Before 5.0 the reason becomes the nearest return code.
+/// CONNACK (§3.2). Before 5.0 the reason becomes the nearest return code; session present is not known
+/// to 3.1.
 pub fn connack(
     out: &mut Vec<u8>,
     version: Version,
@@ -128,7 +139,7 @@ pub fn connack(
     properties: &[u8],
 ) {
     head(out, PacketType::Connack, 2 + properties_len(version, properties));
-    out.push(u8::from(session_present && !reason.is_failure()));
+    out.push(u8::from(session_present && !reason.is_failure() && version > Version::V3));
     out.push(if version == Version::V5 { reason.0 } else { reason.connack_v311() });
     put_properties(out, version, properties);
 }
@@ -214,14 +225,14 @@ pub fn connect(out: &mut Vec<u8>, packet: &Connect<'_>) {
     body.push(u8::from(packet.clean_start) << 1 | will | credentials);
     body.extend_from_slice(&packet.keep_alive_s.to_be_bytes());
     put_properties(&mut body, packet.version, packet.properties.bytes());
-    put_binary(&mut body, packet.client_id.as_bytes());
+    put_string(&mut body, packet.client_id);
     if let Some(Will { topic, properties, payload, .. }) = &packet.will {
         put_properties(&mut body, packet.version, properties.bytes());
-        put_binary(&mut body, topic.as_bytes());
+        put_string(&mut body, topic);
         put_binary(&mut body, payload);
     }
     if let Some(username) = packet.username {
-        put_binary(&mut body, username.as_bytes());
+        put_string(&mut body, username);
     }
     if let Some(password) = packet.password {
         put_binary(&mut body, password);
@@ -238,25 +249,25 @@ pub fn subscribe(
     properties: Properties<'_>,
     filters: &[(&str, u8)],
 ) {
-    let list: usize = filters.iter().map(|(f, _)| 3 + f.len()).sum();
+    let list: usize = filters.iter().map(|(f, _)| 3 + cut(f).len()).sum();
     let properties = properties.bytes();
     head(out, PacketType::Subscribe, 2 + properties_len(version, properties) + list);
     out.extend_from_slice(&packet_id.to_be_bytes());
     put_properties(out, version, properties);
     for (filter, options) in filters {
-        put_binary(out, filter.as_bytes());
+        put_string(out, filter);
         out.push(*options);
     }
 }
 
 /// UNSUBSCRIBE (§3.10), for clients.
 pub fn unsubscribe(out: &mut Vec<u8>, version: Version, packet_id: u16, filters: &[&str]) {
-    let list: usize = filters.iter().map(|f| 2 + f.len()).sum();
+    let list: usize = filters.iter().map(|f| 2 + cut(f).len()).sum();
     head(out, PacketType::Unsubscribe, 2 + properties_len(version, &[]) + list);
     out.extend_from_slice(&packet_id.to_be_bytes());
     put_properties(out, version, &[]);
     for filter in filters {
-        put_binary(out, filter.as_bytes());
+        put_string(out, filter);
     }
 }
 

@@ -65,7 +65,7 @@ impl PacketType {
     }
 }
 
-/// A decoded packet. Those that only a server sends are not decoded.
+/// A packet from a client. Those that only a server sends are [`ServerPacket`](crate::ServerPacket)s.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // the names are the standard's
 pub enum Packet<'a> {

@@ -1,7 +1,7 @@
 //! Properties (MQTT 5 §2.2.2): checked once, read from the bytes where they stand.
 
 use crate::error::{DecodeError, Defect};
-use crate::wire::{Reader, VAR_INT_MAX};
+use crate::wire::Reader;
 
 /// Identifiers of properties (MQTT 5 table 2-4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +42,9 @@ pub(crate) enum Place {
     Unsubscribe = 32,
     Disconnect = 64,
     Auth = 128,
-    /// Only in packets a server sends, which are not decoded here.
-    Server = 256,
+    Connack = 256,
+    /// DISCONNECT from a server: no session expiry (MQTT-3.14.2-2), but a server reference.
+    ServerDisconnect = 512,
 }
 
 properties! {
@@ -53,27 +54,27 @@ properties! {
     RESPONSE_TOPIC = 0x08 Text in Publish | Will,
     CORRELATION_DATA = 0x09 Binary in Publish | Will,
     SUBSCRIPTION_ID = 0x0B Var in Publish | Subscribe,
-    SESSION_EXPIRY = 0x11 Four in Connect | Disconnect,
-    ASSIGNED_CLIENT_ID = 0x12 Text in Server,
-    SERVER_KEEP_ALIVE = 0x13 Two in Server,
-    AUTH_METHOD = 0x15 Text in Connect | Auth,
-    AUTH_DATA = 0x16 Binary in Connect | Auth,
+    SESSION_EXPIRY = 0x11 Four in Connect | Connack | Disconnect,
+    ASSIGNED_CLIENT_ID = 0x12 Text in Connack,
+    SERVER_KEEP_ALIVE = 0x13 Two in Connack,
+    AUTH_METHOD = 0x15 Text in Connect | Connack | Auth,
+    AUTH_DATA = 0x16 Binary in Connect | Connack | Auth,
     REQUEST_PROBLEM_INFO = 0x17 Byte in Connect,
     WILL_DELAY = 0x18 Four in Will,
     REQUEST_RESPONSE_INFO = 0x19 Byte in Connect,
-    RESPONSE_INFO = 0x1A Text in Server,
-    SERVER_REFERENCE = 0x1C Text in Server,
-    REASON_STRING = 0x1F Text in Ack | Disconnect | Auth,
-    RECEIVE_MAXIMUM = 0x21 Two in Connect,
-    TOPIC_ALIAS_MAXIMUM = 0x22 Two in Connect,
+    RESPONSE_INFO = 0x1A Text in Connack,
+    SERVER_REFERENCE = 0x1C Text in Connack | ServerDisconnect,
+    REASON_STRING = 0x1F Text in Connack | Ack | Disconnect | ServerDisconnect | Auth,
+    RECEIVE_MAXIMUM = 0x21 Two in Connect | Connack,
+    TOPIC_ALIAS_MAXIMUM = 0x22 Two in Connect | Connack,
     TOPIC_ALIAS = 0x23 Two in Publish,
-    MAXIMUM_QOS = 0x24 Byte in Server,
-    RETAIN_AVAILABLE = 0x25 Byte in Server,
-    USER_PROPERTY = 0x26 Pair in Connect | Will | Publish | Ack | Subscribe | Unsubscribe | Disconnect | Auth,
-    MAXIMUM_PACKET_SIZE = 0x27 Four in Connect,
-    WILDCARD_SUBSCRIPTION_AVAILABLE = 0x28 Byte in Server,
-    SUBSCRIPTION_IDS_AVAILABLE = 0x29 Byte in Server,
-    SHARED_SUBSCRIPTION_AVAILABLE = 0x2A Byte in Server,
+    MAXIMUM_QOS = 0x24 Byte in Connack,
+    RETAIN_AVAILABLE = 0x25 Byte in Connack,
+    USER_PROPERTY = 0x26 Pair in Connect | Connack | Will | Publish | Ack | Subscribe | Unsubscribe | Disconnect | ServerDisconnect | Auth,
+    MAXIMUM_PACKET_SIZE = 0x27 Four in Connect | Connack,
+    WILDCARD_SUBSCRIPTION_AVAILABLE = 0x28 Byte in Connack,
+    SUBSCRIPTION_IDS_AVAILABLE = 0x29 Byte in Connack,
+    SHARED_SUBSCRIPTION_AVAILABLE = 0x2A Byte in Connack,
 }
 
 /// The value of a property.
@@ -93,6 +94,17 @@ pub enum Value<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Properties<'a> {
     bytes: &'a [u8],
+    /// One bit for each identifier that is there: asking for one that is not costs no reading.
+    seen: u64,
+}
+
+// === impl PropertyId ===
+
+impl PropertyId {
+    /// Its place in a set; identifiers end at 0x2A.
+    const fn bit(self) -> u64 {
+        if self.0 < 64 { 1 << self.0 } else { 0 }
+    }
 }
 
 // === impl Properties ===
@@ -110,14 +122,16 @@ impl<'a> Properties<'a> {
         let mut seen = 0u64;
         while !inner.is_empty() {
             let (id, value) = read_one(&mut inner, place)?;
-            let bit = 1u64 << (id.0 & 63);
-            if seen & bit != 0 && id != PropertyId::USER_PROPERTY {
+            let bit = id.bit();
+            let repeatable = id == PropertyId::USER_PROPERTY
+                || (id == PropertyId::SUBSCRIPTION_ID && place == Place::Publish);
+            if seen & bit != 0 && !repeatable {
                 return Err(DecodeError::protocol("property stands twice"));
             }
             seen |= bit;
             check_value(id, value)?;
         }
-        Ok(Self { bytes })
+        Ok(Self { bytes, seen })
     }
 
     /// The properties as bytes, without their length.
@@ -143,31 +157,38 @@ impl<'a> Properties<'a> {
         )
     }
 
+    /// A property with `id` is there.
+    #[inline]
+    #[must_use]
+    pub fn has(&self, id: PropertyId) -> bool {
+        self.seen & id.bit() != 0
+    }
+
+    /// The first value with `id`; identifiers that are absent are not searched for.
+    #[inline]
+    fn value(&self, id: PropertyId) -> Option<Value<'a>> {
+        if !self.has(id) {
+            return None;
+        }
+        self.iter().find_map(|(i, v)| (i == id).then_some(v))
+    }
+
     /// The number with `id`, if it is there.
     #[must_use]
     pub fn number(&self, id: PropertyId) -> Option<u32> {
-        self.iter().find_map(|(i, v)| match v {
-            Value::Number(n) if i == id => Some(n),
-            _ => None,
-        })
+        if let Value::Number(n) = self.value(id)? { Some(n) } else { None }
     }
 
     /// The string with `id`, if it is there.
     #[must_use]
     pub fn text(&self, id: PropertyId) -> Option<&'a str> {
-        self.iter().find_map(|(i, v)| match v {
-            Value::Text(t) if i == id => Some(t),
-            _ => None,
-        })
+        if let Value::Text(t) = self.value(id)? { Some(t) } else { None }
     }
 
     /// The binary data with `id`, if it is there.
     #[must_use]
     pub fn binary(&self, id: PropertyId) -> Option<&'a [u8]> {
-        self.iter().find_map(|(i, v)| match v {
-            Value::Binary(b) if i == id => Some(b),
-            _ => None,
-        })
+        if let Value::Binary(b) = self.value(id)? { Some(b) } else { None }
     }
 }
 
@@ -181,7 +202,8 @@ fn read_one<'a>(
     match allowed {
         None => Err(DecodeError::malformed("unknown property")),
         Some(places) if places & place as u32 == 0 => {
-            Err(DecodeError::protocol("property is not allowed in this packet"))
+            // MQTT 5 §2.2.2.2 calls it malformed, not a protocol error.
+            Err(DecodeError::malformed("property is not allowed in this packet"))
         }
         Some(_) => read_any(reader),
     }
@@ -217,12 +239,14 @@ fn check_value(id: PropertyId, value: Value<'_>) -> Result<(), DecodeError> {
         (
             PropertyId::PAYLOAD_FORMAT
             | PropertyId::REQUEST_PROBLEM_INFO
-            | PropertyId::REQUEST_RESPONSE_INFO,
+            | PropertyId::REQUEST_RESPONSE_INFO
+            | PropertyId::MAXIMUM_QOS
+            | PropertyId::RETAIN_AVAILABLE
+            | PropertyId::WILDCARD_SUBSCRIPTION_AVAILABLE
+            | PropertyId::SUBSCRIPTION_IDS_AVAILABLE
+            | PropertyId::SHARED_SUBSCRIPTION_AVAILABLE,
             Value::Number(2..),
         ) => Err(DecodeError::protocol("property must be 0 or 1")),
-        (PropertyId::SUBSCRIPTION_ID, Value::Number(n)) if n > VAR_INT_MAX => {
-            Err(DecodeError::protocol("subscription identifier is too large"))
-        }
         (PropertyId::RESPONSE_TOPIC, Value::Text(topic)) => {
             crate::topic::validate_topic(topic).map_err(|_| {
                 DecodeError::protocol("response topic is not a topic name") // MQTT-3.3.2-14
@@ -259,9 +283,9 @@ mod tests {
         for (bytes, place, want) in [
             (&[3, 0x23, 0, 0][..], Place::Publish, Defect::TopicAlias),
             (&[6, 0x23, 0, 1, 0x23, 0, 1], Place::Publish, Defect::Protocol), // twice
-            (&[3, 0x23, 0, 1], Place::Connect, Defect::Protocol),             // wrong packet
-            (&[2, 0x7E, 0], Place::Publish, Defect::Malformed),               // unknown
-            (&[2, 0x01, 2], Place::Publish, Defect::Protocol),                // not a boolean
+            (&[3, 0x23, 0, 1], Place::Connect, Defect::Malformed), // wrong packet, §2.2.2.2
+            (&[2, 0x7E, 0], Place::Publish, Defect::Malformed),    // unknown
+            (&[2, 0x01, 2], Place::Publish, Defect::Protocol),     // not a boolean
             (&[3, 0x21, 0, 0], Place::Connect, Defect::Protocol),
             (&[5, 0x27, 0, 0, 0, 0], Place::Connect, Defect::Protocol),
             (&[2, 0x0B, 0], Place::Subscribe, Defect::Protocol),

@@ -31,6 +31,21 @@ impl<'a> Publish<'a> {
     /// Decodes what stands behind the fixed header with `flags`.
     #[inline]
     pub(crate) fn decode(flags: u8, body: &'a [u8], version: Version) -> Result<Self, DecodeError> {
+        let publish = Self::decode_any(flags, body, version)?;
+        // Only a server sends subscription identifiers (MQTT-3.3.4-6).
+        if publish.properties.has(PropertyId::SUBSCRIPTION_ID) {
+            return Err(DecodeError::protocol("a client sent a subscription identifier"));
+        }
+        Ok(publish)
+    }
+
+    /// As `decode`, but from either side.
+    #[inline]
+    pub(crate) fn decode_any(
+        flags: u8,
+        body: &'a [u8],
+        version: Version,
+    ) -> Result<Self, DecodeError> {
         let qos = QoS::from_bits((flags >> 1) & 3)
             .ok_or(DecodeError::malformed("qos 3 does not exist"))?;
         let dup = flags & 8 != 0;
@@ -49,15 +64,11 @@ impl<'a> Publish<'a> {
             if version < Version::V5 {
                 return Err(DecodeError::new(Defect::TopicName, "topic name is empty"));
             }
-            if properties.number(PropertyId::TOPIC_ALIAS).is_none() {
+            if !properties.has(PropertyId::TOPIC_ALIAS) {
                 return Err(DecodeError::protocol("neither topic name nor topic alias"));
             }
         } else {
             validate_topic(topic).map_err(|e| DecodeError::new(Defect::TopicName, e.0))?;
-        }
-        // Only a server sends subscription identifiers (MQTT-3.3.4-6).
-        if !properties.is_empty() && properties.number(PropertyId::SUBSCRIPTION_ID).is_some() {
-            return Err(DecodeError::protocol("a client sent a subscription identifier"));
         }
         let payload = reader.rest();
         Ok(Self { dup, qos, retain: flags & 1 != 0, topic, packet_id, properties, payload })

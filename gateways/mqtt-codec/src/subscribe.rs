@@ -39,6 +39,19 @@ pub struct Unsubscribe<'a> {
     list: &'a [u8],
 }
 
+// === impl SubscribeOptions ===
+
+impl SubscribeOptions {
+    /// The options byte as it stands in a SUBSCRIBE; before 5.0 the QoS is all there is.
+    #[must_use]
+    pub fn byte(self) -> u8 {
+        self.qos as u8
+            | u8::from(self.no_local) << 2
+            | u8::from(self.retain_as_published) << 3
+            | (self.retain_handling & 3) << 4
+    }
+}
+
 // === impl Subscribe ===
 
 impl<'a> Subscribe<'a> {

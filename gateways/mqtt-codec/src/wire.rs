@@ -120,6 +120,16 @@ pub(crate) fn put_var_int(out: &mut Vec<u8>, mut value: usize) {
     }
 }
 
+/// `text`, or as many of its characters as a length of two bytes can tell.
+#[inline]
+pub(crate) fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(usize::from(u16::MAX))]
+}
+
+pub(crate) fn put_string(out: &mut Vec<u8>, text: &str) {
+    put_binary(out, cut(text).as_bytes());
+}
+
 /// Writes a length-prefixed field. What is longer than 65,535 bytes is cut; callers check first.
 pub(crate) fn put_binary(out: &mut Vec<u8>, bytes: &[u8]) {
     let bytes = &bytes[..bytes.len().min(usize::from(u16::MAX))];
