@@ -265,7 +265,7 @@ impl Engine {
         self.begin_round();
         let shards = self.shards.lock().clone();
         let mut completions = Vec::new();
-        if self.failed.load(Ordering::Acquire) {
+        if self.has_failed() {
             self.fail_all(&shards, &WriteError::DiskFailed, &mut completions);
         } else if let Err(error) = self.write_all(&shards, &mut completions) {
             self.failed.store(true, Ordering::Release);
@@ -341,9 +341,13 @@ impl Engine {
     }
 
     /// Something outside a round failed for good.
-    fn fail(&self, error: &FatalError) {
+    pub(crate) fn fail(&self, error: &FatalError) {
         self.failed.store(true, Ordering::Release);
         self.hooks.fatal(error);
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
     }
 
     // === space ===

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::commit::Engine;
 use crate::config::{DiskConfig, OpenOptions};
-use crate::error::{OpenError, StartError, WriteError};
+use crate::error::{FatalError, OpenError, StartError, WriteError};
 use crate::hooks::Hooks;
 use crate::io::Io;
 use crate::log::Log;
@@ -84,6 +84,7 @@ impl Disk {
         let jobs = Arc::clone(&disk.handle.engine);
         let spawned = disk.spawn("log-io", move || run_rounds(&rounds)).and_then(|()| {
             disk.spawn("log-fill", move || {
+                let _guard = TellOfPanic(&jobs);
                 while let Some(job) = jobs.next_job() {
                     jobs.run_job(job);
                 }
@@ -224,8 +225,22 @@ impl Drop for Handle {
     }
 }
 
+/// Tells the owner when a thread of the log panics (in a callback, say): a log that nobody writes must not go on looking
+/// alive.
+struct TellOfPanic<'a>(&'a Engine);
+
+impl Drop for TellOfPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let error = "the thread panicked".into();
+            self.0.fail(&FatalError { op: "log", file: self.0.dir.clone(), error });
+        }
+    }
+}
+
 /// The I/O thread.
 fn run_rounds(engine: &Engine) {
+    let _guard = TellOfPanic(engine);
     let mut last_begin = None;
     while engine.wait_for_round(last_begin) {
         last_begin = Some(Instant::now());

@@ -246,7 +246,9 @@ impl Log {
 
 /// Nothing can be queued any more.
 fn refusal(engine: &Engine, state: &State) -> Option<WriteError> {
-    state.failed.clone().or_else(|| engine.is_closed().then_some(WriteError::Closed))
+    let disk = || engine.has_failed().then_some(WriteError::DiskFailed);
+    let closed = || engine.is_closed().then_some(WriteError::Closed);
+    state.failed.clone().or_else(disk).or_else(closed)
 }
 
 fn check(engine: &Engine, state: &State, entries: &[Entry], bytes: u64) -> Result<(), AppendError> {

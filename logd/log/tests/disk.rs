@@ -22,7 +22,8 @@ fn entry(index: u64, len: usize) -> Entry {
 /// A callback and what waits for it.
 fn waiter() -> (Callback, impl FnOnce() -> Result<(), WriteError>) {
     let (tell, told) = mpsc::channel();
-    (Box::new(move |result| tell.send(result).unwrap()), move || told.recv().unwrap())
+    // Nobody has to wait.
+    (Box::new(move |result| drop(tell.send(result))), move || told.recv().unwrap())
 }
 
 fn append(log: &Log, range: Range<u64>, len: usize) {
@@ -64,6 +65,60 @@ fn threads_share_rounds_and_everything_is_there_afterwards() {
         let read = log.read_entries(0..300, usize::MAX).unwrap();
         assert_eq!(read, (0..300).map(|i| entry(i, 400)).collect::<Vec<_>>());
     }
+}
+
+/// Readers on other threads see every entry below the committed index, whole, while it moves from the batch buffer into
+/// its segment and segments are rolled under them.
+#[test]
+fn readers_never_see_a_half_written_log() {
+    let temporary = tempfile::tempdir().unwrap();
+    let disk =
+        Disk::start(Arc::new(DiskIo), temporary.path(), small(), Arc::new(AbortOnFatal)).unwrap();
+    let (log, _) = disk.open_shard(0, OpenOptions::default()).unwrap();
+    let committed = AtomicU64::new(0);
+    /// Lets the readers go when the writer is done, or dead.
+    struct Stop<'a>(&'a AtomicU64);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(1, Ordering::Release);
+        }
+    }
+    let stop = AtomicU64::new(0);
+    const LAST: u64 = 2_000;
+    std::thread::scope(|scope| {
+        for offset in [0, 1, 7] {
+            let (log, committed, stop) = (&log, &committed, &stop);
+            scope.spawn(move || {
+                loop {
+                    let upto = committed.load(Ordering::Acquire);
+                    for index in [upto, upto.saturating_sub(offset), upto / 2, offset] {
+                        if index < upto {
+                            let payload = log.entry(index).unwrap().expect("it is committed");
+                            assert_eq!(payload, entry(index, 300).payload);
+                        }
+                    }
+                    let read = log.read_entries(upto.saturating_sub(20)..upto, usize::MAX).unwrap();
+                    let first = upto.saturating_sub(20);
+                    assert_eq!(read.len() as u64, upto - first);
+                    read.iter().zip(first..).for_each(|(e, i)| assert_eq!(*e, entry(i, 300)));
+                    if stop.load(Ordering::Acquire) == 1 {
+                        return;
+                    }
+                }
+            });
+        }
+        let _stop = Stop(&stop);
+        for index in 0..LAST {
+            let (done, wait) = waiter();
+            log.append(vec![entry(index, 300)], Priority::Normal, done).unwrap();
+            log.save_committed(Some(index));
+            committed.store(index + 1, Ordering::Release);
+            if index % 8 == 0 {
+                wait().unwrap();
+            }
+        }
+    });
+    assert!(log.size().segments > 5);
 }
 
 #[test]
@@ -273,6 +328,25 @@ fn urgency_and_volume_end_the_wait() {
     pending.add(10_000);
     assert_eq!(waiting(), Ok(()));
     pending.sub(10_000);
+}
+
+/// A callback that panics takes the I/O thread with it: the owner is told, and nothing is taken any more.
+#[test]
+fn a_panic_on_the_io_thread_is_fatal() {
+    struct Tell(std::sync::Mutex<mpsc::Sender<()>>);
+    impl Hooks for Tell {
+        fn fatal(&self, _: &FatalError) {
+            self.0.lock().unwrap().send(()).unwrap();
+        }
+    }
+    let (tell, told) = mpsc::channel();
+    let hooks = Arc::new(Tell(std::sync::Mutex::new(tell)));
+    let disk = Disk::start(Arc::new(MemoryIo::default()), "/data", small(), hooks).unwrap();
+    let (log, _) = disk.open_shard(0, OpenOptions::default()).unwrap();
+    log.append(vec![entry(0, 1)], Priority::Normal, Box::new(|_| panic!("planted"))).unwrap();
+    told.recv().unwrap();
+    let refused = log.append(vec![entry(1, 1)], Priority::Normal, Box::new(|_| ()));
+    assert_eq!(refused, Err(AppendError::Failed(WriteError::DiskFailed)));
 }
 
 /// A batcher that holds bytes is given the chance to join the round it is woken by.
