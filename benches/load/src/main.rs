@@ -5,6 +5,7 @@
 
 #![allow(clippy::print_stdout)]
 
+mod backlog;
 mod flow;
 mod idle;
 mod link;
@@ -30,6 +31,8 @@ enum Work {
     Flow(FlowOptions),
     /// Connections with one subscription each that do nothing.
     Idle(IdleOptions),
+    /// Messages gather for a session that is away, then it drains them.
+    Backlog(BacklogOptions),
 }
 
 /// What all workloads need.
@@ -85,6 +88,24 @@ struct IdleOptions {
     connections: u32,
 }
 
+#[derive(Args, Clone)]
+struct BacklogOptions {
+    #[command(flatten)]
+    target: Target,
+    /// Bytes of payload, at least 8.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(8..))]
+    size: u32,
+    /// Messages.
+    #[arg(long, default_value_t = 1_000_000)]
+    messages: u64,
+    /// Publishes that may be unanswered.
+    #[arg(long, default_value_t = 1_000)]
+    window: u32,
+    /// The broker's data directory, to see what it writes.
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+}
+
 fn main() -> anyhow::Result<()> {
     process::raise_file_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -92,5 +113,6 @@ fn main() -> anyhow::Result<()> {
     match Options::parse().work {
         Work::Flow(options) => local.block_on(&runtime, flow::run(options)),
         Work::Idle(options) => local.block_on(&runtime, idle::run(options)),
+        Work::Backlog(options) => local.block_on(&runtime, backlog::run(options)),
     }
 }
