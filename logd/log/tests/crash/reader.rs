@@ -50,19 +50,23 @@ struct Record {
 }
 
 fn crc(start: u32, parts: &[&[u8]]) -> u32 {
-    static TABLES: std::sync::OnceLock<[Vec<u32>; 2]> = std::sync::OnceLock::new();
-    let [one, two] = TABLES.get_or_init(|| {
+    static TABLES: std::sync::OnceLock<[Vec<u32>; 4]> = std::sync::OnceLock::new();
+    let t = TABLES.get_or_init(|| {
         let step = |c: u32, _| if c & 1 == 1 { 0xedb8_8320 ^ (c >> 1) } else { c >> 1 };
-        [8, 16].map(|bits| (0..1 << bits).map(|i| (0..bits).fold(i, step)).collect())
+        [8, 16, 24, 32].map(|bits| (0..256).map(|i| (0..bits).fold(i, step)).collect())
     });
-    let update = |c: u32, b: &[u8]| match b {
-        [b] => one[((c ^ u32::from(*b)) & 0xff) as usize] ^ (c >> 8),
-        pair => {
-            two[((c ^ u32::from(u16::from_le_bytes([pair[0], pair[1]]))) & 0xffff) as usize]
-                ^ (c >> 16)
+    let mut c = !start;
+    for part in parts {
+        let (words, rest) = part.split_at(part.len() & !3);
+        for w in words.chunks_exact(4) {
+            let x = (c ^ u32_of(w, 0)).to_le_bytes().map(usize::from);
+            c = t[3][x[0]] ^ t[2][x[1]] ^ t[1][x[2]] ^ t[0][x[3]];
         }
-    };
-    !parts.iter().flat_map(|part| part.chunks(2)).fold(!start, update)
+        for b in rest {
+            c = t[0][((c ^ u32::from(*b)) & 0xff) as usize] ^ (c >> 8);
+        }
+    }
+    !c
 }
 
 fn u32_of(bytes: &[u8], at: usize) -> u32 {
