@@ -137,59 +137,64 @@ fn v5_2_2_2_1_no_properties_is_a_length_of_0() {
     assert_eq!(out, [0x90, 4, 0, 1, 0, 0]);
 }
 
+/// One value of each property, written by hand.
+const EACH: &[&[u8]] = &[
+    &[0x01, 1],
+    &[0x02, 0, 0, 0, 1],
+    &[0x03, 0, 1, b'a'],
+    &[0x08, 0, 1, b'a'],
+    &[0x09, 0, 1, b'a'],
+    &[0x0B, 1],
+    &[0x11, 0, 0, 0, 1],
+    &[0x12, 0, 1, b'a'],
+    &[0x13, 0, 1],
+    &[0x15, 0, 1, b'a'],
+    &[0x16, 0, 1, b'a'],
+    &[0x17, 1],
+    &[0x18, 0, 0, 0, 1],
+    &[0x19, 1],
+    &[0x1A, 0, 1, b'a'],
+    &[0x1C, 0, 1, b'a'],
+    &[0x1F, 0, 1, b'a'],
+    &[0x21, 0, 1],
+    &[0x22, 0, 1],
+    &[0x23, 0, 1],
+    &[0x24, 1],
+    &[0x25, 1],
+    &[0x26, 0, 1, b'k', 0, 1, b'v'],
+    &[0x27, 0, 0, 0, 1],
+    &[0x28, 1],
+    &[0x29, 1],
+    &[0x2A, 1],
+];
+
+/// First byte, bytes before and behind the properties, and the properties allowed (table 2-4).
+type Place = (u8, &'static [u8], &'static [u8], &'static [u8]);
+
+/// The packets of a client.
+const PLACES: &[Place] = &[
+    (0x30, &[0, 1, b'a'], &[], &[0x01, 0x02, 0x03, 0x08, 0x09, 0x23, 0x26]),
+    (0x40, &[0, 1, 0], &[], &[0x1F, 0x26]),
+    (0x50, &[0, 1, 0], &[], &[0x1F, 0x26]),
+    (0x62, &[0, 1, 0], &[], &[0x1F, 0x26]),
+    (0x70, &[0, 1, 0], &[], &[0x1F, 0x26]),
+    (0x82, &[0, 1], &[0, 1, b'a', 0], &[0x0B, 0x26]),
+    (0xA2, &[0, 1], &[0, 1, b'a'], &[0x26]),
+    (0xE0, &[0], &[], &[0x11, 0x1F, 0x26]),
+    (
+        0x10,
+        &[0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 0],
+        &[0, 0],
+        &[0x11, 0x15, 0x17, 0x19, 0x21, 0x22, 0x26, 0x27],
+    ),
+    (0xF0, &[0x18], &[], &[0x15, 0x1F, 0x26]),
+];
+
 /// §2.2.2.2: an identifier that is not valid for its packet makes it malformed.
 #[test]
 fn v5_2_2_2_properties_stand_where_they_are_allowed() {
-    // One value of each property, written by hand.
-    let all: &[&[u8]] = &[
-        &[0x01, 1],
-        &[0x02, 0, 0, 0, 1],
-        &[0x03, 0, 1, b'a'],
-        &[0x08, 0, 1, b'a'],
-        &[0x09, 0, 1, b'a'],
-        &[0x0B, 1],
-        &[0x11, 0, 0, 0, 1],
-        &[0x12, 0, 1, b'a'],
-        &[0x13, 0, 1],
-        &[0x15, 0, 1, b'a'],
-        &[0x16, 0, 1, b'a'],
-        &[0x17, 1],
-        &[0x18, 0, 0, 0, 1],
-        &[0x19, 1],
-        &[0x1A, 0, 1, b'a'],
-        &[0x1C, 0, 1, b'a'],
-        &[0x1F, 0, 1, b'a'],
-        &[0x21, 0, 1],
-        &[0x22, 0, 1],
-        &[0x23, 0, 1],
-        &[0x24, 1],
-        &[0x25, 1],
-        &[0x26, 0, 1, b'k', 0, 1, b'v'],
-        &[0x27, 0, 0, 0, 1],
-        &[0x28, 1],
-        &[0x29, 1],
-        &[0x2A, 1],
-    ];
-    // Table 2-4: the packets of a client with what stands before and behind their properties.
-    let packets: &[(u8, &[u8], &[u8], &[u8])] = &[
-        (0x30, &[0, 1, b'a'], &[], &[0x01, 0x02, 0x03, 0x08, 0x09, 0x23, 0x26]),
-        (0x40, &[0, 1, 0], &[], &[0x1F, 0x26]),
-        (0x50, &[0, 1, 0], &[], &[0x1F, 0x26]),
-        (0x62, &[0, 1, 0], &[], &[0x1F, 0x26]),
-        (0x70, &[0, 1, 0], &[], &[0x1F, 0x26]),
-        (0x82, &[0, 1], &[0, 1, b'a', 0], &[0x0B, 0x26]),
-        (0xA2, &[0, 1], &[0, 1, b'a'], &[0x26]),
-        (0xE0, &[0], &[], &[0x11, 0x1F, 0x26]),
-        (
-            0x10,
-            &[0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 0],
-            &[0, 0],
-            &[0x11, 0x15, 0x17, 0x19, 0x21, 0x22, 0x26, 0x27],
-        ),
-        (0xF0, &[0x18], &[], &[0x15, 0x1F, 0x26]),
-    ];
-    for (first, before, behind, allowed) in packets {
-        for property in all {
+    for (first, before, behind, allowed) in PLACES {
+        for property in EACH {
             let len = u8::try_from(property.len()).expect("short");
             let bytes = packet(*first, &[before, &[len][..], property, behind].concat());
             let decoded = Packet::decode(&bytes, V5).map(|_| ()).map_err(|e| e.defect);
