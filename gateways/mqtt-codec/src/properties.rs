@@ -192,28 +192,36 @@ impl<'a> Properties<'a> {
     }
 }
 
+/// Reads a property that must be allowed at `place`.
+#[inline]
 fn read_one<'a>(
     reader: &mut Reader<'a>,
     place: Place,
 ) -> Result<(PropertyId, Value<'a>), DecodeError> {
-    let mut ahead = *reader;
-    let id = ahead.var_int()?;
-    let allowed = u8::try_from(id).ok().and_then(rule).map(|(_, places)| places);
-    match allowed {
-        None => Err(DecodeError::malformed("unknown property")),
-        Some(places) if places & place as u32 == 0 => {
-            // MQTT 5 §2.2.2.2 calls it malformed, not a protocol error.
-            Err(DecodeError::malformed("property is not allowed in this packet"))
-        }
-        Some(_) => read_any(reader),
+    let (id, kind, places) = read_id(reader)?;
+    if places & place as u32 == 0 {
+        // MQTT 5 §2.2.2.2 calls it malformed, not a protocol error.
+        return Err(DecodeError::malformed("property is not allowed in this packet"));
     }
+    Ok((id, read_value(reader, kind)?))
 }
 
 fn read_any<'a>(reader: &mut Reader<'a>) -> Result<(PropertyId, Value<'a>), DecodeError> {
-    const UNKNOWN: DecodeError = DecodeError::malformed("unknown property");
-    let id = u8::try_from(reader.var_int()?).map_err(|_| UNKNOWN)?;
-    let (kind, _) = rule(id).ok_or(UNKNOWN)?;
-    let value = match kind {
+    let (id, kind, _) = read_id(reader)?;
+    Ok((id, read_value(reader, kind)?))
+}
+
+/// An identifier is a variable byte integer, but all there are take one byte.
+#[inline]
+fn read_id(reader: &mut Reader<'_>) -> Result<(PropertyId, Kind, u32), DecodeError> {
+    let id = reader.u8()?;
+    let (kind, places) = rule(id).ok_or(DecodeError::malformed("unknown property"))?;
+    Ok((PropertyId(id), kind, places))
+}
+
+#[inline]
+fn read_value<'a>(reader: &mut Reader<'a>, kind: Kind) -> Result<Value<'a>, DecodeError> {
+    Ok(match kind {
         Kind::Byte => Value::Number(reader.u8()?.into()),
         Kind::Two => Value::Number(reader.u16()?.into()),
         Kind::Four => Value::Number(reader.u32()?),
@@ -221,8 +229,7 @@ fn read_any<'a>(reader: &mut Reader<'a>) -> Result<(PropertyId, Value<'a>), Deco
         Kind::Text => Value::Text(reader.string()?),
         Kind::Binary => Value::Binary(reader.binary()?),
         Kind::Pair => Value::Pair(reader.string()?, reader.string()?),
-    };
-    Ok((PropertyId(id), value))
+    })
 }
 
 fn check_value(id: PropertyId, value: Value<'_>) -> Result<(), DecodeError> {

@@ -218,6 +218,7 @@ fn v311_3_10_3_unsubscribe() {
     encode::unsuback(&mut out, Version::V311, 10, &[0, 0x11]);
     assert_eq!(out, [0xB0, 2, 0, 10]);
     assert!(ServerPacket::decode(&out, Version::V311).is_ok());
+    assert!(ServerPacket::decode(&[0xB0, 3, 0, 10, 0], Version::V311).is_err());
 }
 
 #[test]
