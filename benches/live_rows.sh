@@ -6,7 +6,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=${CARGO_TARGET_DIR:-target}/release
 rounds=${ROUNDS:-3} connections=${CONNECTIONS:-10000}
-out=benches/results/$(date +%F)-$(git rev-parse --short HEAD)-live
+# The commit of the start: others may commit while the rounds run.
+commit=$(git rev-parse HEAD)
+out=benches/results/$(date +%F)-${commit:0:7}-live
 work=$(mktemp -d)
 mkdir -p "$out"
 broker=
@@ -20,7 +22,7 @@ start() {
     fluxmq) rm -rf "$work/data"; "$bin/fluxmq" --mqtt "127.0.0.1:$port" --data-dir "$work/data" >/dev/null & ;;
     # Transient messages, nothing synced; no queue limit that would drop, Nagle off as everywhere here.
     mosquitto)
-      printf 'listener %s 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 1000\nset_tcp_nodelay true\n' "$port" >"$work/mosquitto.conf"
+      sed "s/@PORT@/$port/" benches/versus/configs/mosquitto.conf >"$work/mosquitto.conf"
       "$mosquitto" -c "$work/mosquitto.conf" >/dev/null 2>&1 & ;;
   esac
   broker=$!
@@ -47,11 +49,10 @@ for round in $(seq "$rounds"); do
   done
 done
 
-python3 - "$out" "${peers[@]}" <<'PY' | tee "$out/README.md"
-import glob, json, platform, statistics, subprocess, sys
+python3 - "$out" "$commit" "${peers[@]}" <<'PY' | tee "$out/README.md"
+import glob, json, platform, statistics, sys
 
-out, peers = sys.argv[1], sys.argv[2:]
-commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+out, commit, peers = sys.argv[1], sys.argv[2], sys.argv[3:]
 print(f"# Live rows\n\nCommit {commit}, {platform.release()}, 2 cores; median (min to max) over the rounds.\n")
 print("CPU µs of the broker per delivered message of 256 bytes (paced: 40,000/s in all); idle: KiB RssAnon and µs per connection with one subscription.\n")
 print("| row | " + " | ".join(peers) + " |\n|---|" + "---|" * len(peers))
