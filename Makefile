@@ -3,7 +3,7 @@ CARGO ?= cargo
 ARGS ?=
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: run build test lint fmt bench tools
+.PHONY: run build test lint fmt bench mutants tools
 
 run: build
 	exec $(TARGET)/release/fluxmq $(ARGS)
@@ -30,3 +30,6 @@ fmt:
 bench: build
 	$(CARGO) build --release -p fluxmq-bench -p floor
 	benches/live_rows.sh
+
+mutants:
+	tests/mutants/run.sh

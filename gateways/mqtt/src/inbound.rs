@@ -164,6 +164,9 @@ impl Client {
         let mut takers = 0;
         if !to.shards.is_empty() || publish.retain {
             takers = self.publish_durable(&to, &message, ticket, None);
+            if cfg!(planted = "acknowledge_before_commit") {
+                takers = 0;
+            }
         }
         if let Some(kind) = kind {
             let none = to.is_empty();

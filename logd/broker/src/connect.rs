@@ -58,6 +58,9 @@ impl Broker {
             ..Connected::default()
         };
         self.change_session(id, |s| {
+            if cfg!(planted = "forget_packet_ids_on_takeover") {
+                s.open_ids.clear();
+            }
             s.epoch = position;
             s.owner = Some((gateway, connect.token));
             s.expiry_s = connect.expiry_s;
@@ -89,7 +92,9 @@ impl Broker {
         // The will of a connection that is cut off goes out unless its delay has not passed and the
         // session goes on (MQTT-3.1.3-9).
         let delayed = session.will.as_ref().is_some_and(|w| w.delay_s > 0);
-        let cancelled = !clean_start && (owner.is_none() || delayed);
+        let cancelled = !clean_start
+            && (owner.is_none() || delayed)
+            && !cfg!(planted = "will_after_resumption");
         if cancelled {
             self.drop_will(id)
         } else {
