@@ -120,19 +120,8 @@ impl Client {
         add(counter, 1);
         let mut inbound = self.inbound.borrow_mut();
         let Inbound { cache, aliases, acks, open_ids } = &mut **inbound.get_or_insert_default();
-        if publish.qos == QoS::ExactlyOnce {
-            match open_ids.binary_search(&publish.packet_id) {
-                // A repeat (MQTT-4.3.3-10); its PUBREC may be on the way already.
-                Ok(_) if acks.holds(AckKind::Pubrec, publish.packet_id) => return Ok(()),
-                Ok(_) => {
-                    self.write_ack(PacketType::Pubrec, publish.packet_id, ReasonCode::SUCCESS);
-                    return Ok(());
-                }
-                Err(_) if open_ids.len() >= usize::from(limits::INFLIGHT_IN_MAX) => {
-                    return Err(Close::ByServer(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED));
-                }
-                Err(at) => open_ids.insert(at, publish.packet_id),
-            }
+        if publish.qos == QoS::ExactlyOnce && self.is_repeat(open_ids, acks, publish.packet_id)? {
+            return Ok(());
         }
         let topic = Inbound::topic(aliases, publish)?;
         let to = cache.resolve(&self.table.borrow(), topic);
@@ -182,6 +171,27 @@ impl Client {
             self.worker.deliver_live(&to, &message, Some(&self.subscriber()));
         }
         Ok(())
+    }
+
+    /// Whether a QoS 2 packet id is open already: a repeat is answered, not taken (MQTT-4.3.3-10). A fresh
+    /// one is opened.
+    fn is_repeat(&self, open_ids: &mut Vec<u16>, acks: &AckQueue, id: u16) -> Result<bool, Close> {
+        match open_ids.binary_search(&id) {
+            Ok(_) => {
+                // The PUBREC of the first may be on its way already.
+                if !acks.holds(AckKind::Pubrec, id) {
+                    self.write_ack(PacketType::Pubrec, id, ReasonCode::SUCCESS);
+                }
+                Ok(true)
+            }
+            Err(_) if open_ids.len() >= usize::from(limits::INFLIGHT_IN_MAX) => {
+                Err(Close::ByServer(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED))
+            }
+            Err(at) => {
+                open_ids.insert(at, id);
+                Ok(false)
+            }
+        }
     }
 
     /// Appends an acknowledgement to what goes out.
