@@ -61,12 +61,12 @@ impl Log {
             return Ok(());
         }
         let Handle { engine, shard } = &*self.handle;
-        let bytes = entries.iter().map(|e| encoded_len(e) as u64).sum();
-        let room = self.room();
+        let bytes: u64 = entries.iter().map(|e| encoded_len(e) as u64).sum();
+        let need = bytes + RECORD_HEADER as u64 + 8;
+        let room = self.room_for(need, priority);
         let mut state = shard.state.lock();
         check(engine, &state, &entries, bytes)?;
-        let overhead = RECORD_HEADER as u64 + 8;
-        Room { queued: state.queued_bytes, ..room }.admit(bytes + overhead, priority)?;
+        Room { queued: state.queued_bytes, ..room }.admit(need, priority)?;
         state.extend(&entries);
         state.queued_bytes += bytes;
         state.push_op(Op::Append { entries: entries.into_iter(), done });
@@ -194,16 +194,33 @@ impl Log {
 
     /// Room left; asks the file system.
     pub fn space(&self) -> Space {
-        self.handle.engine.refresh_free();
-        let room = self.room();
+        let room = self.fresh_room();
         let full = room.admit(0, Priority::Normal).is_err();
         Space { free: room.space.free, low_water: room.low_water, full }
     }
 
     /// Would an entry of this payload be taken now?
     pub fn admit(&self, payload_bytes: u64, priority: Priority) -> Result<(), AppendError> {
-        self.room()
-            .admit(payload_bytes + (ENTRY_HEADER_LEADER + RECORD_HEADER + 8) as u64, priority)
+        let around = (ENTRY_HEADER_LEADER + RECORD_HEADER + 8) as u64;
+        let need = payload_bytes.saturating_add(around);
+        self.room_for(need, priority).admit(need, priority)
+    }
+
+    /// The room as it is known, looked at anew before something is refused: others may have freed space.
+    fn room_for(&self, need: u64, priority: Priority) -> Room {
+        let room = self.room();
+        if room.admit(need, priority).is_ok() { room } else { self.fresh_room() }
+    }
+
+    fn fresh_room(&self) -> Room {
+        self.handle.engine.refresh_free();
+        let room = self.room();
+        let wanted = room.next_capacity.saturating_mul(2).saturating_add(room.low_water);
+        if room.reserve_failed && room.space.free >= wanted {
+            self.handle.shard.reserve.retry();
+            return self.room();
+        }
+        room
     }
 
     fn room(&self) -> Room {

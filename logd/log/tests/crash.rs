@@ -40,7 +40,8 @@ fn opens_as(io: &SimulatedIo, view: &View, what: &str) -> Model {
     }
     log.save_committed(view.next.checked_sub(1));
     for (index, (_, payload)) in view.entries.range(..view.purged.0).step_by(7) {
-        assert!(log.entry(*index).unwrap().unwrap()[..] == payload[..], "{what}: message {index}");
+        let message = log.entry(*index).unwrap();
+        assert!(message.is_some_and(|m| m[..] == payload[..]), "{what}: message {index}");
     }
     if let Some(((index, term), state)) = view.snapshots.iter().next_back() {
         let store = log.snapshots();

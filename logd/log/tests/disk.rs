@@ -330,6 +330,30 @@ fn urgency_and_volume_end_the_wait() {
     pending.sub(10_000);
 }
 
+#[test]
+fn space_that_others_free_is_noticed() {
+    let io = Arc::new(SimulatedIo::new(1));
+    let config = DiskConfig { low_water_bytes: Some(50_000), ..small() };
+    let hooks = Arc::new(Recorder::default());
+    io.set_capacity(100_000);
+    let disk = Disk::manual(Arc::clone(&io) as Arc<dyn Io>, "/data", config, hooks).unwrap();
+    let (log, _) = disk.open_shard(0, OpenOptions::default()).unwrap();
+    let mut index = 0;
+    let mut put = || {
+        let result = log.append(vec![entry(index, 1000)], Priority::Freeing, Box::new(|_| ()));
+        index += u64::from(result.is_ok());
+        disk.run_round();
+        result
+    };
+    assert!(log.admit(1000, Priority::Normal).is_err());
+    // Beyond half of the segment the next one cannot be made.
+    while put().is_ok() {}
+    assert!(log.admit(1000, Priority::Freeing).is_err());
+    io.set_capacity(1_000_000);
+    assert!(log.admit(1000, Priority::Normal).is_ok());
+    assert!(put().is_ok());
+}
+
 /// A callback that panics takes the I/O thread with it: the owner is told, and nothing is taken any more.
 #[test]
 fn a_panic_on_the_io_thread_is_fatal() {

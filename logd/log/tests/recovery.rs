@@ -331,6 +331,39 @@ fn bytes_of_an_earlier_life_of_a_file_never_come_back() {
     assert_eq!((recovered.entries, log.last()), (0, None));
 }
 
+/// After a crash a removed segment may be gone and one removed before it be back. What it had truncated stays void.
+#[test]
+fn a_truncation_holds_when_its_segment_is_gone_before_what_it_voided() {
+    let io = MemoryIo::default();
+    let config = || DiskConfig { segment_bytes_max: 16 * 1024, ..config() };
+    let start = || Disk::manual(Arc::new(io.clone()), "/data", config(), Arc::new(Quiet)).unwrap();
+    let disk = start();
+    let (log, _) = disk.open_shard(3, OpenOptions::default()).unwrap();
+    append(&disk, &log, 0..30, 1, 1500);
+    let before = segment_files(&io);
+    let truncating = before.last().unwrap();
+    log.truncate_after(Some(9), nothing());
+    append(&disk, &log, 10..100, 2, 1500);
+    log.save_committed(Some(99));
+    log.purge(id(98, 2), nothing());
+    disk.run_round();
+    append(&disk, &log, 100..101, 2, 10);
+    drop((disk, log));
+    let dir = Path::new("/data/shard-3/log");
+    io.remove_file(&dir.join(truncating)).unwrap();
+    // What was truncated and then written into the removed segment is dead; from the next one on all is there.
+    let bases = segment_files(&io).into_iter().filter(|name| !before.contains(name));
+    let base = bases.map(|name| name[..20].parse::<u64>().unwrap()).min().unwrap();
+    assert!((11..20).contains(&base));
+    let (_disk, log, _) = open(&io);
+    log.save_committed(Some(100));
+    for index in (0..10).chain(base..100) {
+        let term = if index < 10 { 1 } else { 2 };
+        let payload = log.entry(index).unwrap();
+        assert!(payload == Some(entry(index, term, 1500).payload), "{index}");
+    }
+}
+
 #[test]
 fn an_entry_larger_than_a_segment_gets_one_of_its_own() {
     let io = MemoryIo::default();

@@ -81,6 +81,8 @@ impl Rebuild {
             return Err(damage("a segment before it is missing"));
         }
         if !adjacent || previous.is_none() {
+            // The segment that said so may be among those that are gone: what was at or above the base was void by then.
+            self.state.segments.iter().for_each(|earlier| earlier.truncate(header.base_index));
             self.state.restart_at(header.base_index);
         }
         self.sequence = header.first_sequence;

@@ -186,6 +186,7 @@ fn replay(
         }
         view.next = view.next.max(segment.purged.0);
         view.committed_next = segment.committed_next;
+        view.entries.split_off(&segment.base);
         let mut sequence = segment.first_sequence;
         while let Some(record) = records.get(&sequence) {
             if segments[record.segment].salt != segment.salt {
