@@ -75,7 +75,8 @@ def markdown(machine, runs):
     peers = list(machine["versions"])
     loads = sorted(r["load_average"] for r in runs)
     about = [f"| {p} | {machine['versions'][p]} | {machine['durability'][p]} |" for p in peers]
-    changed = f", with uncommitted changes: {machine['uncommitted']}" if machine["uncommitted"] else ""
+    files = machine["uncommitted"].splitlines()
+    changed = f", {len(files)} files with uncommitted changes" if files else ""
     busy = f"load average during the runs {loads[0]:.1f} to {loads[-1]:.1f}"
     note = f" {machine['built_note']}" if machine["built_note"] else ""
     return f"""# FluxMQ beside its peers
