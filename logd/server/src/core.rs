@@ -19,6 +19,11 @@ use crate::effects::Effects;
 
 /// Retained messages of a page.
 const PAGE: usize = 100;
+/// Commands of a frame. What is above could not be an entry: its slots could not be named, and every node
+/// would stop at it.
+const FRAME_COMMANDS_MAX: usize = 32_768;
+/// Bytes of a frame: the largest message and what travels with it, within `ENTRY_PAYLOAD_MAX` of the log.
+const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024 + 256 * 1024;
 /// Requests taken before something else has its turn.
 const REQUESTS: usize = 256;
 
@@ -196,6 +201,10 @@ impl Core {
             let _ = to.send(refused(ErrorCode::InvalidArgument));
             return;
         };
+        if submit.ends.len() > FRAME_COMMANDS_MAX || submit.body.len() > FRAME_BYTES_MAX {
+            let _ = to.send(refused(ErrorCode::TooLarge));
+            return;
+        }
         if !is_well_formed(&submit.ends, &submit.body) {
             let _ = to.send(refused(ErrorCode::Corrupt));
             return;
@@ -245,7 +254,9 @@ impl Core {
                 Effect::SessionEnded { session } => self.delivery.session_ended(shard.0, session),
                 Effect::SessionTaken { gateway_epoch, token, .. } => {
                     let old = self.gateways.iter().find(|(_, g)| g.epoch == gateway_epoch);
-                    if let Some((_, gateway)) = old {
+                    if let Some((id, gateway)) = old {
+                        // Nothing is fetched for an old epoch any more (G1).
+                        self.delivery.close(*id, token);
                         let _ = gateway.to.send(Event::Taken { token });
                     }
                 }

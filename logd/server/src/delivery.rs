@@ -59,7 +59,6 @@ impl Delivery {
         epoch: u64,
     ) -> Option<Vec<Subscribed>> {
         let key = (shard, session);
-        self.detach(key);
         let group = shards.get(shard as usize)?;
         let (attached, subscriptions) = group.with_state(|broker| {
             let state = broker.session(session).filter(|s| s.epoch == epoch)?;
@@ -78,6 +77,9 @@ impl Delivery {
             });
             Some((attached, subscriptions.collect()))
         })?;
+        // Only who owns the session takes it from who had it; a token has one session.
+        self.detach(key);
+        self.close(gateway, token);
         for inbox in &attached.inboxes {
             self.readers.entry((shard, *inbox)).or_default().push(session);
         }
