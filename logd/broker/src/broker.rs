@@ -137,6 +137,10 @@ impl Broker {
         let Some(sender) = sender.filter(|s| !s.fenced && !self.state.has_ended(s.epoch)) else {
             return;
         };
+        // One that was refused from the start must not fill the places of the others.
+        if sender.producer.is_new() {
+            return;
+        }
         let streams = self.state.producers.entry(sender.epoch).or_default();
         streams.insert(sender.stream, sender.producer);
     }
@@ -149,7 +153,7 @@ impl Broker {
         command: &Command<'_>,
     ) -> Outcome {
         let sequence = sender.sequence;
-        sender.sequence += 1;
+        sender.sequence = sequence.saturating_add(1);
         sender.left -= 1;
         let streams = self.state.producers.get(&sender.epoch).map_or(0, |s| s.len());
         let producer = &mut sender.producer;

@@ -29,7 +29,7 @@ impl Producer {
     /// The gateway has seen the outcomes up to `sequence`.
     pub(crate) fn confirm(&mut self, sequence: u64) {
         let first = self.next - self.recorded.len() as u64;
-        let seen = (sequence + 1).saturating_sub(first).min(self.recorded.len() as u64);
+        let seen = sequence.saturating_add(1).saturating_sub(first).min(self.recorded.len() as u64);
         self.recorded.drain(..seen as usize);
     }
 
@@ -38,6 +38,11 @@ impl Producer {
         let back = self.next.checked_sub(sequence)?;
         let at = (self.recorded.len() as u64).checked_sub(back)?;
         self.recorded.get(at as usize)
+    }
+
+    /// Nothing of it was ever taken.
+    pub(crate) fn is_new(&self) -> bool {
+        self.next == 1
     }
 
     /// Whether another outcome may be recorded.
