@@ -3,7 +3,7 @@ CARGO ?= cargo
 ARGS ?=
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: run build test lint fmt bench mutants tools
+.PHONY: run build test lint fmt bench versus mutants tools
 
 run: build
 	exec $(TARGET)/release/fluxmq $(ARGS)
@@ -33,3 +33,6 @@ bench: build
 
 mutants:
 	tests/mutants/run.sh
+
+versus:
+	benches/versus/run.sh

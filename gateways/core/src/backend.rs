@@ -36,13 +36,18 @@ pub trait Receiver {
 /// The commands to one shard.
 #[derive(Default)]
 struct Stream {
-    /// Sequences given so far; the first is 1.
-    given: u64,
+    /// Sequence of the last command sent; the first is 1.
+    sent: u64,
+    /// Commands sent and not answered.
+    in_flight: u64,
+    /// Outcomes up to here were seen.
+    confirmed: u64,
+    /// A refusal used up no sequence: when nothing is in flight any more, this one is next (Q1).
+    resync: Option<u64>,
     ends: Vec<u32>,
     body: Vec<u8>,
-    /// Who waits, by sequence: the first is for `answered` + 1.
+    /// Who waits, in the order of the commands, and how long each command is.
     waiters: VecDeque<(Option<Waiter>, u32)>,
-    answered: u64,
     unanswered_bytes: usize,
 }
 
@@ -137,7 +142,6 @@ impl Backend {
         message.iter().for_each(|part| stream.body.extend_from_slice(part));
         let len = stream.body.len() - before;
         stream.ends.push(u32::try_from(stream.body.len()).unwrap_or(u32::MAX));
-        stream.given += 1;
         stream.unanswered_bytes += len;
         stream.waiters.push_back((waiter, u32::try_from(len).unwrap_or(u32::MAX)));
         if stream.body.len() >= FRAME_BYTES {
@@ -164,12 +168,40 @@ impl Backend {
     }
 
     fn flush_stream(&self, shard: u32, stream: &mut Stream) {
+        if stream.resync.is_some() {
+            // What is in flight is refused as out of sequence; this would be as well.
+            return;
+        }
         let ends = std::mem::take(&mut stream.ends);
-        let first_sequence = stream.given - ends.len() as u64 + 1;
+        let first_sequence = stream.sent + 1;
+        stream.sent += ends.len() as u64;
+        stream.in_flight += ends.len() as u64;
         let body = std::mem::take(&mut stream.body).into();
-        let confirmed_upto = stream.answered;
+        let confirmed_upto = stream.confirmed;
         let submit = Submit { shard, first_sequence, confirmed_upto, ends, body };
         let _ = self.to.send(Request::Submit(submit));
+    }
+
+    /// `count` commands were answered; `next` is the sequence that `logd` waits for when they were refused.
+    fn note_answered(&self, shard: u32, count: u64, next: Option<u64>) {
+        let mut streams = self.streams.borrow_mut();
+        let Some(stream) = streams.get_mut(shard as usize) else { return };
+        stream.in_flight = stream.in_flight.saturating_sub(count);
+        stream.resync = match (stream.resync, next) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        if stream.in_flight == 0
+            && let Some(next) = stream.resync.take()
+        {
+            stream.sent = next - 1;
+        }
+    }
+
+    fn note_confirmed(&self, shard: u32, sequence: u64) {
+        if let Some(stream) = self.streams.borrow_mut().get_mut(shard as usize) {
+            stream.confirmed = stream.confirmed.max(sequence);
+        }
     }
 
     /// Whether a stream's window is used up; `publisher` is woken when there is room again.
@@ -252,12 +284,23 @@ impl Backend {
                 self.streams.borrow_mut().resize_with(shards as usize, Stream::default);
                 self.shards.set(shards);
             }
-            Event::Outcomes { shard, outcomes, .. } => {
-                outcomes.iter().for_each(|outcome| self.answer(shard, outcome));
+            Event::Outcomes { shard, first_sequence, outcomes } => {
+                let mut next = None;
+                for (sequence, outcome) in (first_sequence..).zip(&outcomes) {
+                    match outcome {
+                        Outcome::Error { code: ErrorCode::OutOfSequence, detail } => {
+                            next = Some(*detail);
+                        }
+                        _ => self.note_confirmed(shard, sequence),
+                    }
+                    self.answer(shard, outcome);
+                }
+                self.note_answered(shard, outcomes.len() as u64, next);
                 self.release_held();
             }
-            Event::Refused { shard, count, code, .. } => {
+            Event::Refused { shard, first_sequence, count, code } => {
                 (0..count).for_each(|_| self.answer(shard, &Outcome::refused(code)));
+                self.note_answered(shard, count.into(), Some(first_sequence));
                 self.release_held();
             }
             Event::Looked { token, exists } => {
@@ -300,7 +343,6 @@ impl Backend {
             let mut streams = self.streams.borrow_mut();
             let Some(stream) = streams.get_mut(shard as usize) else { return };
             let Some((waiter, len)) = stream.waiters.pop_front() else { return };
-            stream.answered += 1;
             stream.unanswered_bytes -= len as usize;
             waiter
         };
@@ -322,3 +364,6 @@ fn reply<T>(asked: &RefCell<HashMap<u64, oneshot::Sender<T>>>, id: u64, answer: 
         let _ = tx.send(answer);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use fluxmq_client::contract::Event;
+use fluxmq_commands::Outcome;
 use fluxmq_commands::command::{self, Batch, Command, Key, Publish};
 use fluxmq_names::{Kind, ShardId, place};
 use logd_raft::{CommandBatch, Group};
@@ -9,6 +10,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use crate::core::read_command;
+
+/// Between two tries to publish a will.
+const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Publishes the will `id` that `shard` owes. Whatever interrupts it, the will still stands in the
 /// state, and the shards take it once under its key.
@@ -41,8 +45,10 @@ pub(crate) async fn publish(
     for (number, target) in shards.iter().enumerate() {
         let store = owed.will.retain && home.0 == number as u32;
         let publish = Publish { store, empty: store && is_empty(body), ..base };
-        if (publish.qos > 0 || store) && !submit(target, &Command::Publish(publish), body).await {
-            return;
+        let command = Command::Publish(publish);
+        while (publish.qos > 0 || store) && !submit(target, &command, body).await {
+            // The shard is full or stopped. The will stands in the state; whoever took it takes it once.
+            tokio::time::sleep(RETRY).await;
         }
     }
     let mut live = Vec::new();
@@ -74,5 +80,8 @@ async fn submit(group: &Group, command: &Command<'_>, message: &[u8]) -> bool {
     let (tx, rx) = oneshot::channel();
     let batch = CommandBatch { head, ends, body: body.into() };
     group.submit(batch, Box::new(move |result| drop(tx.send(result))));
-    matches!(rx.await, Ok(Ok(_)))
+    match rx.await {
+        Ok(Ok(outcomes)) => !outcomes.iter().any(|o| matches!(o, Outcome::Error { .. })),
+        _ => false,
+    }
 }
