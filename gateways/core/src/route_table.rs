@@ -8,6 +8,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
+use fluxmq_names::filter_matches;
+
 use crate::filter_trie::FilterTrie;
 use crate::message::Subscriber;
 
@@ -240,24 +242,6 @@ fn collect(leaf: &Leaf, to: &mut Destinations) {
             }),
         }
     }
-}
-
-/// Whether `filter` matches `topic` (MQTT 5 §4.7).
-#[must_use]
-pub fn filter_matches(filter: &str, topic: &str) -> bool {
-    if topic.starts_with('$') && filter.starts_with(['+', '#']) {
-        return false;
-    }
-    let mut levels = topic.split('/');
-    for want in filter.split('/') {
-        match (want, levels.next()) {
-            ("#", _) => return true,
-            ("+", Some(_)) => {}
-            (want, Some(level)) if want == level => {}
-            _ => return false,
-        }
-    }
-    levels.next().is_none()
 }
 
 #[cfg(test)]
