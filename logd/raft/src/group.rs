@@ -132,8 +132,20 @@ impl Group {
     /// # Errors
     /// As [`SubmitError`] says.
     pub async fn lead(&self, command: &Command<'_>) -> Result<Outcome, SubmitError> {
+        self.lead_message(command, &[]).await
+    }
+
+    /// As [`Self::lead`], for a command that carries a message.
+    ///
+    /// # Errors
+    /// As [`SubmitError`] says.
+    pub async fn lead_message(
+        &self,
+        command: &Command<'_>,
+        message: &[u8],
+    ) -> Result<Outcome, SubmitError> {
         let (tx, rx) = oneshot::channel();
-        let batch = leader_batch(std::slice::from_ref(command));
+        let batch = leader_batch(command, message);
         self.submit(batch, Box::new(move |result| drop(tx.send(result))));
         let outcomes = rx.await.map_err(|_| SubmitError::Stopped)??;
         outcomes.into_iter().next().ok_or(SubmitError::Stopped)
@@ -233,19 +245,16 @@ impl Group {
     }
 }
 
-/// A batch of the leader's own commands.
-fn leader_batch(commands: &[Command<'_>]) -> CommandBatch {
+/// A batch of one command of the leader's own.
+fn leader_batch(command: &Command<'_>, message: &[u8]) -> CommandBatch {
     let mut body = Vec::new();
-    let mut ends = Vec::new();
-    for command in commands {
-        command.encode(&[], &mut body);
-        ends.push(u32::try_from(body.len()).unwrap_or(u32::MAX));
-    }
+    command.encode(message, &mut body);
+    let ends = vec![u32::try_from(body.len()).unwrap_or(u32::MAX)];
     let head = Batch {
         gateway_epoch: 0,
         stream: 0,
         first_sequence: 0,
-        count: u32::try_from(ends.len()).unwrap_or(u32::MAX),
+        count: 1,
         crc: 0,
         confirmed_upto: 0,
     };

@@ -3,11 +3,10 @@
 use bytes::Bytes;
 use fluxmq_client::contract::Event;
 use fluxmq_commands::Outcome;
-use fluxmq_commands::command::{self, Batch, Command, Key, Publish};
+use fluxmq_commands::command::{self, Command, Key, Publish};
 use fluxmq_names::{Kind, ShardId, place};
-use logd_raft::{CommandBatch, Group};
+use logd_raft::Group;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::oneshot;
 
 use crate::core::read_command;
 
@@ -65,23 +64,7 @@ fn is_empty(message: &[u8]) -> bool {
     fluxmq_proto::message::split(message).is_none_or(|(_, payload)| payload.is_empty())
 }
 
+/// Whether the shard took the command.
 async fn submit(group: &Group, command: &Command<'_>, message: &[u8]) -> bool {
-    let mut body = Vec::new();
-    command.encode(message, &mut body);
-    let ends = vec![u32::try_from(body.len()).unwrap_or(u32::MAX)];
-    let head = Batch {
-        gateway_epoch: 0,
-        stream: 0,
-        first_sequence: 0,
-        count: 1,
-        crc: 0,
-        confirmed_upto: 0,
-    };
-    let (tx, rx) = oneshot::channel();
-    let batch = CommandBatch { head, ends, body: body.into() };
-    group.submit(batch, Box::new(move |result| drop(tx.send(result))));
-    match rx.await {
-        Ok(Ok(outcomes)) => !outcomes.iter().any(|o| matches!(o, Outcome::Error { .. })),
-        _ => false,
-    }
+    matches!(group.lead_message(command, message).await, Ok(outcome) if !matches!(outcome, Outcome::Error { .. }))
 }
