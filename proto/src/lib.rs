@@ -3,7 +3,7 @@
 pub mod message;
 
 /// The contract, generated from `proto/fluxmq/v1`; the comments there say what things mean.
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic)]
 pub mod v1 {
     tonic::include_proto!("fluxmq.v1");
 

@@ -19,6 +19,82 @@ pub struct Submit {
     pub body: Bytes,
 }
 
+/// Messages between two gateways, flat: bodies end to end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Relay {
+    /// Gateway epoch of the other end: where it goes for the sender, where it is from for the receiver.
+    pub peer: u64,
+    /// Number of the first message; numbers of a pair of gateways have no gaps (R6).
+    pub first: u64,
+    /// Where each message ends in `body`.
+    pub ends: Vec<u32>,
+    /// PUBLISH commands with their messages.
+    pub body: Bytes,
+}
+
+/// Who subscribes with a filter that is announced (R1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Nobody any more.
+    Gone,
+    /// A shard with persistent sessions, or a gateway with live subscribers of any QoS.
+    All,
+    /// A gateway where only persistent sessions with QoS ≥ 1 are attached: it wants QoS 0 alone.
+    Zero,
+}
+
+/// A filter and who stands behind it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Virtual host.
+    pub vhost: String,
+    /// Topic filter.
+    pub filter: String,
+    /// Who.
+    pub class: Class,
+}
+
+/// Whose filters a delta is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Source {
+    /// Persistent sessions of a shard.
+    Shard(u32),
+    /// Live subscribers of another gateway, by its epoch.
+    Gateway(u64),
+}
+
+/// Changes of one source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delta {
+    /// Whose.
+    pub source: Source,
+    /// What is not in it is gone.
+    pub full: bool,
+    /// The changes.
+    pub changes: Vec<Change>,
+}
+
+// === impl Delta ===
+
+impl Delta {
+    /// Changes of `source`, or all it has.
+    #[must_use]
+    pub fn new(source: Source, full: bool, changes: Vec<Change>) -> Self {
+        Self { source, full, changes }
+    }
+}
+
+/// How a client id is registered at its shard (G1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Registration {
+    /// Only asks whether there is anything durable: the gateway is the only one.
+    Look,
+    /// The newest connection of the id; who had it before is told, and the answer waits until he is gone.
+    New,
+    /// It was registered before the link was lost, or before there were other gateways.
+    Again,
+}
+
 /// What a gateway says.
 #[derive(Clone, Debug)]
 pub enum Request {
@@ -26,12 +102,14 @@ pub enum Request {
     Hello {
         /// Name of the gateway; a second one of that name ends the first.
         name: String,
+        /// Its epoch when it comes back, else 0.
+        epoch: u64,
     },
     /// Commands for a shard.
     Submit(Submit),
-    /// Is there anything durable of this client? Answered by [`Event::Looked`].
-    Look {
-        /// Comes back.
+    /// The connection of a client id. Answered by [`Event::Registered`], except for `Again`.
+    Register {
+        /// The connection.
         token: u64,
         /// Shard of the session.
         shard: u32,
@@ -39,6 +117,13 @@ pub enum Request {
         vhost: String,
         /// Client id.
         client_id: String,
+        /// How.
+        how: Registration,
+    },
+    /// The connection is gone, and everything it published is answered.
+    Unregister {
+        /// The connection.
+        token: u64,
     },
     /// Deliver what the session is owed, under the credit given. Answered by [`Event::Opened`].
     Open {
@@ -50,6 +135,8 @@ pub enum Request {
         session: u64,
         /// Its epoch.
         epoch: u64,
+        /// Numbers below are with the connection already: a link that was lost does not repeat them.
+        from: u64,
     },
     /// Deliver nothing more.
     Close {
@@ -63,10 +150,41 @@ pub enum Request {
         /// Messages.
         count: u32,
     },
-    /// Answered by [`Event::Barrier`] when everything applied before is known to every gateway (R4).
-    Barrier {
+    /// So many bytes of deliveries were taken (T3).
+    Window {
+        /// Bytes.
+        bytes: u32,
+    },
+    /// Filters of live subscribers. Answered by [`Event::Done`] when every party knows them and everything
+    /// that was applied before (R4); without changes it is a barrier.
+    Announce {
         /// Comes back.
         id: u64,
+        /// What is not in it is gone.
+        full: bool,
+        /// The changes.
+        changes: Vec<Change>,
+    },
+    /// All deltas up to this version are in the routes.
+    Ack {
+        /// Version.
+        version: u64,
+    },
+    /// Asks for a new lease (R2). Answered by [`Event::Lease`], or not at all.
+    Renew {
+        /// Comes back.
+        nonce: u64,
+    },
+    /// The gateway goes for good: its lease ends now.
+    Leave,
+    /// Messages for live subscribers of another gateway.
+    Relay(Relay),
+    /// Everything another gateway relayed up to a number was taken.
+    RelayTaken {
+        /// Epoch of the source.
+        peer: u64,
+        /// Number of the last.
+        upto: u64,
     },
     /// Retained messages, a page. Answered by [`Event::Retained`].
     ReadRetained {
@@ -94,6 +212,9 @@ pub struct Subscribed {
     pub identifier: u32,
 }
 
+/// What a delivery weighs in the window of bytes besides its command.
+pub const DELIVERY_OVERHEAD_BYTES: u32 = 64;
+
 /// A message for a connection.
 #[derive(Clone, Debug)]
 pub struct Delivery {
@@ -118,12 +239,16 @@ pub struct Delivery {
 /// What `logd` says.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// Answers [`Request::Hello`].
+    /// Answers [`Request::Hello`], behind the full sets of all other parties.
     Welcome {
         /// The gateway's epoch.
         gateway_epoch: u64,
         /// Number of data shards.
         shards: u32,
+        /// The epoch that was asked for goes on; else everything the gateway had is lost.
+        resumed: bool,
+        /// How long the lease holds, ms from the sending of the Hello; 0 = as long as the process.
+        lease_ms: u32,
     },
     /// Outcomes of commands, in sequence.
     Outcomes {
@@ -145,11 +270,11 @@ pub enum Event {
         /// Why.
         code: ErrorCode,
     },
-    /// Answers [`Request::Look`].
-    Looked {
+    /// Answers [`Request::Register`].
+    Registered {
         /// As asked.
         token: u64,
-        /// There is a session.
+        /// There is a durable session.
         exists: bool,
     },
     /// Answers [`Request::Open`]; None when the session or its epoch is gone.
@@ -161,22 +286,53 @@ pub enum Event {
     },
     /// Messages for connections.
     Deliveries(Vec<Delivery>),
-    /// Another connection has the session now.
+    /// Another connection has the client id now.
     Taken {
         /// The connection that lost it.
         token: u64,
+        /// Its client id.
+        client_id: String,
     },
-    /// Filters of persistent sessions with QoS ≥ 1 in a shard.
-    Filters {
-        /// The shard.
-        shard: u32,
-        /// Virtual host and filter, and whether it is there.
-        changes: Vec<(String, String, bool)>,
+    /// Filters of others changed; to be acknowledged when the routes have them.
+    Deltas {
+        /// Version.
+        version: u64,
+        /// By source.
+        deltas: Vec<Delta>,
     },
-    /// Answers [`Request::Barrier`].
-    Barrier {
+    /// Whether other gateways exist. When they do, everything is announced in full, then each change;
+    /// when they do not, nothing is.
+    Others(bool),
+    /// Answers [`Request::Announce`].
+    Done {
         /// As asked.
         id: u64,
+    },
+    /// Answers [`Request::Renew`].
+    Lease {
+        /// As asked.
+        nonce: u64,
+        /// How long it holds, ms from the sending of the request.
+        lease_ms: u32,
+    },
+    /// A gateway is gone for good: it takes nothing more, and nothing comes from it.
+    GatewayGone {
+        /// Its epoch.
+        epoch: u64,
+    },
+    /// Messages of another gateway for live subscribers.
+    Relay(Relay),
+    /// Another gateway took everything up to a number.
+    RelayTaken {
+        /// Its epoch.
+        peer: u64,
+        /// Number of the last.
+        upto: u64,
+    },
+    /// Another gateway lost its link and came back: what it did not take is to be sent again (R6).
+    Resend {
+        /// Its epoch.
+        peer: u64,
     },
     /// Answers [`Request::ReadRetained`].
     Retained {

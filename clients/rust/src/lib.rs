@@ -1,9 +1,11 @@
-//! What a gateway or a program says to `logd`, whatever carries it.
-//!
-//! Today one carrier exists: the mailboxes of the one-process broker. gRPC comes next and carries the
-//! same frames; nothing here may hint at either.
+//! What a gateway or a program says to `logd`, whatever carries it: the frames ([`contract`]), mailboxes
+//! within one process ([`link`]), and gRPC ([`transport`], with [`wire`] between the two).
 
+mod clock;
 pub mod contract;
 mod link;
+pub mod transport;
+pub mod wire;
 
-pub use link::{Closed, Link, LogdLink, link};
+pub use clock::boot_ms;
+pub use link::{Frame, Lane, Link, LogdLink, Sender, link};

@@ -1,29 +1,38 @@
-//! The streams to `logd`: commands in sequence, their outcomes, deliveries (design R5, T3).
+//! The link to `logd`: commands in sequence and their outcomes, deliveries, announcements, the lease, and
+//! messages of and to other gateways (design R1 to R6, T3). The link may be lost and made again: what was
+//! not answered is said again, and the gateway goes on under the epoch it has.
+
+mod announcer;
+mod calls;
+mod events;
+mod lease;
+mod relay;
+mod stream;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use fluxmq_client::contract::{Delivery, Event, Request, Submit, Subscribed};
+use fluxmq_client::contract::{Change, Class, Delivery, Registration, Request, Subscribed};
+use fluxmq_client::{Link, Sender, boot_ms};
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::Command;
 use fluxmq_names::ErrorCode;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
 use crate::message::Subscriber;
+use announcer::Announcer;
+use calls::{Calls, Reply};
+use lease::Lease;
+use relay::Relays;
+use stream::Stream;
 
-/// Bytes of commands a stream may have unanswered; beyond it publishers are not read (T3).
-const WINDOW_BYTES: usize = 4 * 1024 * 1024;
-/// Bytes after which a frame goes out within a batch.
-const FRAME_BYTES: usize = 64 * 1024;
+pub use stream::Waiter;
 
-/// Takes the outcome of a command.
-pub type Waiter = Box<dyn FnOnce(&Outcome)>;
-
-/// Retained messages as PUBLISH commands, and whether there are more.
-type Page = (Vec<Bytes>, bool);
+/// How long a publish may wait to be in everywhere (R5).
+const PUBLISH_TIMEOUT_MS: u64 = 30_000;
 
 /// A connection with a session in `logd`.
 pub trait Receiver {
@@ -31,88 +40,155 @@ pub trait Receiver {
     fn delivery(&self, delivery: &Delivery);
     /// Another connection has the session now.
     fn taken(&self);
-}
-
-/// The commands to one shard.
-#[derive(Default)]
-struct Stream {
-    /// Sequence of the last command sent; the first is 1.
-    sent: u64,
-    /// Commands sent and not answered.
-    in_flight: u64,
-    /// Outcomes up to here were seen.
-    confirmed: u64,
-    /// A refusal used up no sequence: when nothing is in flight any more, this one is next (Q1).
-    resync: Option<u64>,
-    ends: Vec<u32>,
-    body: Vec<u8>,
-    /// Who waits, in the order of the commands, and how long each command is.
-    waiters: VecDeque<(Option<Waiter>, u32)>,
-    unanswered_bytes: usize,
-}
-
-/// A gateway's link to `logd`.
-pub struct Backend {
-    to: UnboundedSender<Request>,
-    shards: Cell<u32>,
-    streams: RefCell<Vec<Stream>>,
-    receivers: RefCell<HashMap<u64, Rc<dyn Receiver>>>,
-    looks: RefCell<HashMap<u64, oneshot::Sender<bool>>>,
-    opens: RefCell<HashMap<u64, oneshot::Sender<Option<Vec<Subscribed>>>>>,
-    barriers: RefCell<HashMap<u64, oneshot::Sender<()>>>,
-    pages: RefCell<HashMap<u64, oneshot::Sender<Page>>>,
-    /// Publishers that stopped reading because the window is used up.
-    held: RefCell<Vec<Rc<dyn Subscriber>>>,
-    next_id: Cell<u64>,
+    /// The link is new: the session is to be opened again.
+    fn reopen(&self);
 }
 
 /// What the routing thread does with what concerns all.
 pub trait Router {
-    /// Filters of persistent sessions in a shard changed.
-    fn filters(&self, shard: u32, changes: &[(String, String, bool)]);
-    /// A message of `logd` itself for live subscribers.
+    /// Filters of a source changed; those of another gateway or of a shard.
+    fn delta(&self, delta: &fluxmq_client::contract::Delta);
+    /// Another gateway is gone.
+    fn gateway_gone(&self, epoch: u64);
+    /// A message of `logd` itself, or of another gateway, for live subscribers here.
     fn live(&self, command: &Bytes);
+    /// Who stands behind a filter here.
+    fn class(&self, vhost: &str, filter: &str) -> Class;
+    /// All filters with live subscribers here.
+    fn filters(&self) -> Vec<Change>;
+    /// The client ids of all connections are to be registered.
+    fn register_all(&self);
+    /// A connection has lost its client id to one of another gateway.
+    fn taken(&self, client_id: &str, token: u64);
+    /// The epoch has ended: everything that was connected is to be closed.
+    fn lost(&self);
     /// A batch of events is done.
     fn end_batch(&self);
+}
+
+/// A gateway's link to `logd`.
+pub struct Backend {
+    name: String,
+    to: RefCell<Option<Sender<Request>>>,
+    epoch: Cell<u64>,
+    shards: Cell<u32>,
+    welcome: Cell<bool>,
+    hello_ms: Cell<u64>,
+    lease: Lease,
+    /// Whether the lease held when the batch at hand began.
+    may_route: Cell<bool>,
+    announcer: RefCell<Announcer>,
+    streams: RefCell<Vec<Stream>>,
+    /// Some stream or relay may have something to send.
+    unsent: Cell<bool>,
+    relays: RefCell<Relays>,
+    calls: Calls,
+    receivers: RefCell<HashMap<u64, Rc<dyn Receiver>>>,
+    /// Publishers that stopped reading because a window is used up or the lease has run out.
+    held: RefCell<Vec<Rc<dyn Subscriber>>>,
+    /// Bytes of deliveries that `logd` does not know to be taken.
+    taken_bytes: Cell<u32>,
+    next_id: Cell<u64>,
 }
 
 // === impl Backend ===
 
 impl Backend {
-    /// Registers at `logd` and waits until it is welcome; filters come to `router` before.
-    /// None when `logd` is gone.
+    /// Registers at `logd` and waits until it is welcome; filters come to `router` before. Events come from
+    /// what is returned. None when `logd` is gone.
     pub async fn register(
-        to: UnboundedSender<Request>,
-        from: &mut UnboundedReceiver<Event>,
+        link: Link,
         name: &str,
         router: &dyn Router,
-    ) -> Option<Rc<Self>> {
-        to.send(Request::Hello { name: name.into() }).ok()?;
+    ) -> Option<(Rc<Self>, UnboundedReceiver<fluxmq_client::contract::Event>)> {
         let backend = Rc::new(Self {
-            to,
+            name: name.into(),
+            to: RefCell::new(None),
+            epoch: Cell::new(0),
             shards: Cell::new(0),
+            welcome: Cell::new(false),
+            hello_ms: Cell::new(0),
+            lease: Lease::default(),
+            may_route: Cell::new(false),
+            announcer: RefCell::default(),
             streams: RefCell::default(),
+            unsent: Cell::new(false),
+            relays: RefCell::default(),
+            calls: Calls::default(),
             receivers: RefCell::default(),
-            looks: RefCell::default(),
-            opens: RefCell::default(),
-            barriers: RefCell::default(),
-            pages: RefCell::default(),
             held: RefCell::default(),
+            taken_bytes: Cell::new(0),
             next_id: Cell::new(1),
         });
-        while backend.shards.get() == 0 {
-            let event = from.recv().await?;
-            backend.event(event, router);
-        }
-        Some(backend)
+        let from = backend.join(link, router).await?;
+        Some((backend, from))
     }
 
-    /// Handles events until `logd` is gone.
-    pub async fn run(&self, mut from: UnboundedReceiver<Event>, router: &dyn Router) {
+    /// Goes on over a new link. None when that is lost before `logd` said welcome.
+    pub async fn join(
+        &self,
+        link: Link,
+        router: &dyn Router,
+    ) -> Option<UnboundedReceiver<fluxmq_client::contract::Event>> {
+        let Link { to, mut from } = link;
+        self.welcome.set(false);
+        self.hello_ms.set(boot_ms());
+        let epoch = self.epoch.get();
+        to.send(Request::Hello { name: self.name.clone(), epoch });
+        *self.to.borrow_mut() = Some(to);
+        if epoch > 0 {
+            self.announce_all(router);
+        }
+        while !self.welcome.get() {
+            let event = from.recv().await;
+            let Some(event) = event else {
+                self.to.take();
+                return None;
+            };
+            self.event(event, router);
+        }
+        router.end_batch();
+        Some(from)
+    }
+
+    /// Handles events until the link is lost.
+    pub async fn run(
+        &self,
+        mut from: UnboundedReceiver<fluxmq_client::contract::Event>,
+        router: &dyn Router,
+    ) {
         let mut events = Vec::new();
         while from.recv_many(&mut events, 256).await > 0 {
             events.drain(..).for_each(|event| self.event(event, router));
+            let bytes = self.taken_bytes.take();
+            if bytes > 0 {
+                self.send(Request::Window { bytes });
+            }
             router.end_batch();
+        }
+        self.to.take();
+    }
+
+    /// To be called about once a second: renews the lease, sends again what could not be taken, gives up
+    /// what takes too long.
+    pub fn tick(&self) {
+        if !self.lease.is_endless() && self.welcome.get() {
+            let nonce = self.lease.ask();
+            self.send(Request::Renew { nonce });
+        }
+        let before_ms = boot_ms().saturating_sub(PUBLISH_TIMEOUT_MS);
+        let mut late = Vec::new();
+        for (shard, stream) in self.streams.borrow_mut().iter_mut().enumerate() {
+            late.extend(stream.give_up(before_ms));
+            stream.retry(shard as u32).into_iter().for_each(|request| self.send(request));
+        }
+        late.into_iter().for_each(|w| w(&Outcome::refused(ErrorCode::Unavailable)));
+    }
+
+    /// The gateway goes for good.
+    pub fn leave(&self) {
+        if !self.lease.is_endless() {
+            self.send(Request::Leave);
         }
     }
 
@@ -126,6 +202,19 @@ impl Backend {
         self.next_id.replace(self.next_id.get() + 1)
     }
 
+    /// Whether the link stands and `logd` said welcome on it.
+    pub fn is_up(&self) -> bool {
+        self.to.borrow().is_some() && self.welcome.get()
+    }
+
+    fn send(&self, request: Request) {
+        if let Some(to) = self.to.borrow().as_ref() {
+            to.send(request);
+        }
+    }
+
+    // === commands ===
+
     /// Appends a command with its message to the stream of `shard`. `waiter` gets the outcome, in the
     /// order of the commands.
     pub fn submit(
@@ -137,15 +226,11 @@ impl Backend {
     ) {
         let mut streams = self.streams.borrow_mut();
         let Some(stream) = streams.get_mut(shard as usize) else { return };
-        let before = stream.body.len();
-        command.encode(&[], &mut stream.body);
-        message.iter().for_each(|part| stream.body.extend_from_slice(part));
-        let len = stream.body.len() - before;
-        stream.ends.push(u32::try_from(stream.body.len()).unwrap_or(u32::MAX));
-        stream.unanswered_bytes += len;
-        stream.waiters.push_back((waiter, u32::try_from(len).unwrap_or(u32::MAX)));
-        if stream.body.len() >= FRAME_BYTES {
-            self.flush_stream(shard, stream);
+        self.unsent.set(true);
+        if stream.push(command, message, waiter)
+            && let Some(request) = stream.close_frame(shard, boot_ms())
+        {
+            self.send(request);
         }
     }
 
@@ -154,73 +239,162 @@ impl Backend {
         let (tx, rx) = oneshot::channel();
         let waiter = Box::new(move |outcome: &Outcome| drop(tx.send(outcome.clone())));
         self.submit(shard, command, message, Some(waiter));
-        self.flush();
+        self.flush_commands();
         rx.await.unwrap_or(Outcome::refused(ErrorCode::Unavailable))
     }
 
-    /// Sends what queues.
-    pub fn flush(&self) {
-        for (shard, stream) in self.streams.borrow_mut().iter_mut().enumerate() {
-            if !stream.ends.is_empty() {
-                self.flush_stream(shard as u32, stream);
-            }
-        }
+    /// Sends what queues: commands, relayed messages, announcements.
+    pub fn flush(&self, router: &dyn Router) {
+        self.flush_commands();
+        self.flush_announcement(router);
     }
 
-    fn flush_stream(&self, shard: u32, stream: &mut Stream) {
-        if stream.resync.is_some() {
-            // What is in flight is refused as out of sequence; this would be as well.
+    fn flush_commands(&self) {
+        if !self.unsent.take() {
             return;
         }
-        let ends = std::mem::take(&mut stream.ends);
-        let first_sequence = stream.sent + 1;
-        stream.sent += ends.len() as u64;
-        stream.in_flight += ends.len() as u64;
-        let body = std::mem::take(&mut stream.body).into();
-        let confirmed_upto = stream.confirmed;
-        let submit = Submit { shard, first_sequence, confirmed_upto, ends, body };
-        let _ = self.to.send(Request::Submit(submit));
-    }
-
-    /// `count` commands were answered; `next` is the sequence that `logd` waits for when they were refused.
-    fn note_answered(&self, shard: u32, count: u64, next: Option<u64>) {
-        let mut streams = self.streams.borrow_mut();
-        let Some(stream) = streams.get_mut(shard as usize) else { return };
-        stream.in_flight = stream.in_flight.saturating_sub(count);
-        stream.resync = match (stream.resync, next) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
-        if stream.in_flight == 0
-            && let Some(next) = stream.resync.take()
-        {
-            stream.sent = next - 1;
+        let now = boot_ms();
+        for (shard, stream) in self.streams.borrow_mut().iter_mut().enumerate() {
+            if let Some(request) = stream.close_frame(shard as u32, now) {
+                self.send(request);
+            }
         }
+        self.relays.borrow_mut().flush(|request| self.send(request));
     }
 
-    fn note_confirmed(&self, shard: u32, sequence: u64) {
-        if let Some(stream) = self.streams.borrow_mut().get_mut(shard as usize) {
-            stream.confirmed = stream.confirmed.max(sequence);
-        }
+    /// Tests the lease; to be called behind each read and before what it brought is routed (R3).
+    pub fn begin_batch(&self) {
+        self.may_route.set(self.lease.holds());
     }
 
-    /// Whether a stream's window is used up; `publisher` is woken when there is room again.
+    /// Whether publishers must wait: a window is used up, or the lease has run out.
+    pub fn is_blocked(&self) -> bool {
+        !self.may_route.get()
+            || self.streams.borrow().iter().any(Stream::is_full)
+            || self.relays.borrow().is_full()
+    }
+
+    /// Whether packets of a publisher must wait; he is woken when that changes.
     pub fn must_wait(&self, publisher: &dyn Fn() -> Rc<dyn Subscriber>) -> bool {
-        let full = self.streams.borrow().iter().any(|s| s.unanswered_bytes >= WINDOW_BYTES);
-        if full {
+        let blocked = self.is_blocked();
+        if blocked {
             self.held.borrow_mut().push(publisher());
         }
-        full
+        blocked
     }
 
+    fn release_held(&self) {
+        self.begin_batch();
+        let held = std::mem::take(&mut *self.held.borrow_mut());
+        held.into_iter().for_each(|publisher| publisher.wake());
+    }
+
+    // === other gateways ===
+
+    /// Appends a message for live subscribers of the gateway `peer`. `waiter` is told when it has it, or is
+    /// gone; without a waiter it is dropped when too much is on its way: false.
+    pub fn relay(
+        &self,
+        peer: u64,
+        command: &Command<'_>,
+        message: &[&[u8]],
+        waiter: Option<Waiter>,
+    ) -> bool {
+        self.unsent.set(true);
+        self.relays.borrow_mut().push(peer, command, message, waiter)
+    }
+
+    /// Whether other gateways exist.
+    pub fn has_others(&self) -> bool {
+        self.announcer.borrow().others
+    }
+
+    /// The subscribers of a filter changed.
+    pub fn filter_changed(&self, vhost: &str, filter: &str) {
+        self.announcer.borrow_mut().changed(vhost, filter);
+    }
+
+    /// Resolves when everybody knows the filters that changed until now; None when they do already.
+    pub fn announced(&self) -> Option<oneshot::Receiver<()>> {
+        let mut announcer = self.announcer.borrow_mut();
+        (!announcer.is_quiet()).then(|| announcer.wait())
+    }
+
+    /// Waits until all gateways know what was applied before (R4).
+    pub async fn barrier(&self, router: &dyn Router) {
+        let known = self.announcer.borrow_mut().wait();
+        self.flush_announcement(router);
+        let _ = known.await;
+    }
+
+    fn flush_announcement(&self, router: &dyn Router) {
+        if !self.welcome.get() {
+            return;
+        }
+        let mut announcer = self.announcer.borrow_mut();
+        if announcer.is_quiet() {
+            return;
+        }
+        let id = self.fresh_id();
+        let Some(changed) = announcer.next(id) else { return };
+        let change = |(vhost, filter): (Box<str>, Box<str>)| {
+            let class = router.class(&vhost, &filter);
+            Change { vhost: vhost.into(), filter: filter.into(), class }
+        };
+        let changes = changed.into_iter().map(change).collect();
+        self.send(Request::Announce { id, full: false, changes });
+    }
+
+    fn announce_all(&self, router: &dyn Router) {
+        let id = self.fresh_id();
+        self.announcer.borrow_mut().all(id);
+        self.send(Request::Announce { id, full: true, changes: router.filters() });
+    }
+
+    // === sessions ===
+
     /// Whether something durable exists of a client.
-    pub async fn look(&self, shard: u32, vhost: &str, client_id: &str) -> bool {
+    pub async fn look(&self, token: u64, shard: u32, vhost: &str, client_id: &str) -> bool {
+        self.ask_registered(token, shard, vhost, client_id, Registration::Look).await
+    }
+
+    /// Makes a connection the one of its client id among all gateways; returns, when whoever had it before
+    /// is gone, whether something durable exists of the client (G1).
+    pub async fn take_client_id(
+        &self,
+        token: u64,
+        shard: u32,
+        vhost: &str,
+        client_id: &str,
+    ) -> bool {
+        self.ask_registered(token, shard, vhost, client_id, Registration::New).await
+    }
+
+    async fn ask_registered(
+        &self,
+        token: u64,
+        shard: u32,
+        vhost: &str,
+        client_id: &str,
+        how: Registration,
+    ) -> bool {
         let (tx, rx) = oneshot::channel();
-        let token = self.fresh_id();
-        self.looks.borrow_mut().insert(token, tx);
         let (vhost, client_id) = (vhost.to_owned(), client_id.to_owned());
-        let _ = self.to.send(Request::Look { token, shard, vhost, client_id });
+        let request = Request::Register { token, shard, vhost, client_id, how };
+        self.send(self.calls.ask(token, request, Reply::Registered(tx)));
         rx.await.unwrap_or(false)
+    }
+
+    /// Says again that a connection has its client id.
+    pub fn register_again(&self, token: u64, shard: u32, vhost: &str, client_id: &str) {
+        let (vhost, client_id) = (vhost.to_owned(), client_id.to_owned());
+        let how = Registration::Again;
+        self.send(Request::Register { token, shard, vhost, client_id, how });
+    }
+
+    /// The connection is gone, and everything it published is answered.
+    pub fn unregister(&self, token: u64) {
+        self.send(Request::Unregister { token });
     }
 
     /// Has deliveries for `token` go to `receiver`; returns the session's subscriptions. Nothing comes
@@ -234,31 +408,29 @@ impl Backend {
         receiver: Rc<dyn Receiver>,
     ) -> Option<Vec<Subscribed>> {
         let (tx, rx) = oneshot::channel();
-        self.opens.borrow_mut().insert(token, tx);
         self.receivers.borrow_mut().insert(token, receiver);
-        let _ = self.to.send(Request::Open { token, shard, session, epoch });
+        let request = Request::Open { token, shard, session, epoch, from: 0 };
+        self.send(self.calls.ask(token, request, Reply::Opened(tx)));
         rx.await.ok().flatten()
+    }
+
+    /// Opens a session again, behind the number `from`, with room for `credit` messages.
+    pub fn open_again(&self, open: Request, credit: u32) {
+        let Request::Open { token, .. } = open else { return };
+        self.send(open);
+        self.credit(token, credit);
     }
 
     /// Nothing more is delivered to `token`.
     pub fn close(&self, token: u64) {
         if self.receivers.borrow_mut().remove(&token).is_some() {
-            let _ = self.to.send(Request::Close { token });
+            self.send(Request::Close { token });
         }
     }
 
     /// Room for more messages.
     pub fn credit(&self, token: u64, count: u32) {
-        let _ = self.to.send(Request::Credit { token, count });
-    }
-
-    /// Waits until all gateways know what was applied before (R4).
-    pub async fn barrier(&self) {
-        let (tx, rx) = oneshot::channel();
-        let id = self.fresh_id();
-        self.barriers.borrow_mut().insert(id, tx);
-        let _ = self.to.send(Request::Barrier { id });
-        let _ = rx.await;
+        self.send(Request::Credit { token, count });
     }
 
     /// A page of retained messages of a shard, as PUBLISH commands, and whether there are more.
@@ -271,97 +443,11 @@ impl Backend {
     ) -> (Vec<Bytes>, bool) {
         let (tx, rx) = oneshot::channel();
         let id = self.fresh_id();
-        self.pages.borrow_mut().insert(id, tx);
         let (vhost, filter) = (vhost.to_owned(), filter.to_owned());
         let after = after.to_owned();
-        let _ = self.to.send(Request::ReadRetained { id, shard, vhost, filter, after });
+        let request = Request::ReadRetained { id, shard, vhost, filter, after };
+        self.send(self.calls.ask(id, request, Reply::Retained(tx)));
         rx.await.unwrap_or_default()
-    }
-
-    fn event(&self, event: Event, router: &dyn Router) {
-        match event {
-            Event::Welcome { shards, .. } => {
-                self.streams.borrow_mut().resize_with(shards as usize, Stream::default);
-                self.shards.set(shards);
-            }
-            Event::Outcomes { shard, first_sequence, outcomes } => {
-                let mut next = None;
-                for (sequence, outcome) in (first_sequence..).zip(&outcomes) {
-                    match outcome {
-                        Outcome::Error { code: ErrorCode::OutOfSequence, detail } => {
-                            next = Some(*detail);
-                        }
-                        _ => self.note_confirmed(shard, sequence),
-                    }
-                    self.answer(shard, outcome);
-                }
-                self.note_answered(shard, outcomes.len() as u64, next);
-                self.release_held();
-            }
-            Event::Refused { shard, first_sequence, count, code } => {
-                (0..count).for_each(|_| self.answer(shard, &Outcome::refused(code)));
-                self.note_answered(shard, count.into(), Some(first_sequence));
-                self.release_held();
-            }
-            Event::Looked { token, exists } => {
-                reply(&self.looks, token, exists);
-            }
-            Event::Opened { token, subscriptions } => {
-                reply(&self.opens, token, subscriptions.clone());
-            }
-            Event::Deliveries(all) => self.deliver(&all),
-            Event::Taken { token } => {
-                let receiver = self.receivers.borrow().get(&token).cloned();
-                receiver.into_iter().for_each(|r| r.taken());
-            }
-            Event::Filters { shard, changes } => router.filters(shard, &changes),
-            Event::Barrier { id } => {
-                reply(&self.barriers, id, ());
-            }
-            Event::Retained { id, commands, more } => {
-                reply(&self.pages, id, (commands.clone(), more));
-            }
-            Event::Live { command } => router.live(&command),
-        }
-    }
-
-    fn deliver(&self, all: &[Delivery]) {
-        let mut last: Option<(u64, Rc<dyn Receiver>)> = None;
-        for delivery in all {
-            if last.as_ref().is_none_or(|(token, _)| *token != delivery.token) {
-                let receiver = self.receivers.borrow().get(&delivery.token).cloned();
-                last = receiver.map(|r| (delivery.token, r));
-            }
-            if let Some((_, receiver)) = &last {
-                receiver.delivery(delivery);
-            }
-        }
-    }
-
-    fn answer(&self, shard: u32, outcome: &Outcome) {
-        let waiter = {
-            let mut streams = self.streams.borrow_mut();
-            let Some(stream) = streams.get_mut(shard as usize) else { return };
-            let Some((waiter, len)) = stream.waiters.pop_front() else { return };
-            stream.unanswered_bytes -= len as usize;
-            waiter
-        };
-        // Waiters may submit again.
-        if let Some(waiter) = waiter {
-            waiter(outcome);
-        }
-    }
-
-    fn release_held(&self) {
-        let held = std::mem::take(&mut *self.held.borrow_mut());
-        held.into_iter().for_each(|publisher| publisher.wake());
-    }
-}
-
-/// Gives an answer to who asked under `id`, if he still waits.
-fn reply<T>(asked: &RefCell<HashMap<u64, oneshot::Sender<T>>>, id: u64, answer: T) {
-    if let Some(tx) = asked.borrow_mut().remove(&id) {
-        let _ = tx.send(answer);
     }
 }
 

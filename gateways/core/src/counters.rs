@@ -55,6 +55,12 @@ counters! {
     takeovers,
     /// Commands submitted to logd.
     commands,
+    /// Messages sent to other gateways, one for each gateway.
+    relayed,
+    /// QoS 0 messages dropped because another gateway did not keep up (R6).
+    relay_dropped,
+    /// Messages from other gateways.
+    relayed_in,
 }
 
 /// Adds to a counter.

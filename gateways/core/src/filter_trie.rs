@@ -70,6 +70,16 @@ impl FilterTrie {
         result
     }
 
+    /// Calls `visit` with every filter and its leaf.
+    pub(crate) fn for_each(&self, visit: &mut impl FnMut(String, &Leaf)) {
+        self.root.for_each(&mut Vec::new(), visit);
+    }
+
+    /// Keeps the leaves for which `keep` is true.
+    pub(crate) fn retain(&mut self, keep: &impl Fn(&mut Leaf) -> bool) {
+        self.root.retain(keep);
+    }
+
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.root.is_empty()
@@ -89,6 +99,41 @@ impl Node {
             && self.plus.is_none()
             && self.hash.is_none()
             && self.here.is_none()
+    }
+
+    fn for_each<'a>(
+        &'a self,
+        levels: &mut Vec<&'a str>,
+        visit: &mut impl FnMut(String, &Leaf),
+    ) {
+        let mut at = |levels: &mut Vec<&'a str>, last: Option<&'a str>, leaf: &Option<Box<Leaf>>| {
+            if let Some(leaf) = leaf {
+                levels.extend(last);
+                visit(levels.join("/"), leaf);
+                levels.truncate(levels.len() - usize::from(last.is_some()));
+            }
+        };
+        at(levels, None, &self.here);
+        at(levels, Some("#"), &self.hash);
+        let plus = self.plus.as_deref().map(|node| ("+", node));
+        for (level, node) in self.children.iter().map(|(l, n)| (&**l, n)).chain(plus) {
+            levels.push(level);
+            node.for_each(levels, visit);
+            levels.pop();
+        }
+    }
+
+    fn retain(&mut self, keep: &impl Fn(&mut Leaf) -> bool) {
+        self.here.take_if(|leaf| !keep(leaf));
+        self.hash.take_if(|leaf| !keep(leaf));
+        self.plus.take_if(|node| {
+            node.retain(keep);
+            node.is_empty()
+        });
+        self.children.retain(|_, node| {
+            node.retain(keep);
+            !node.is_empty()
+        });
     }
 
     fn change<'a>(

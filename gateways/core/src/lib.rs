@@ -9,5 +9,7 @@ mod filter_trie;
 pub mod message;
 pub mod route_cache;
 pub mod route_table;
+mod seen;
 pub mod timer_wheel;
+pub mod upstream;
 pub mod worker;

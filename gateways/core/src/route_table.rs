@@ -8,6 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
+use fluxmq_client::contract::{Class, Source};
 use fluxmq_names::filter_matches;
 
 use crate::filter_trie::FilterTrie;
@@ -44,12 +45,32 @@ pub(crate) struct Leaf {
     live: Vec<Subscription>,
     /// Shards that hold persistent sessions with this filter, ascending.
     shards: Vec<u32>,
+    /// Other gateways with live subscribers, ascending.
+    gateways: Vec<OtherGateway>,
 }
 
 impl Leaf {
     fn is_empty(&self) -> bool {
-        self.live.is_empty() && self.shards.is_empty()
+        self.live.is_empty() && self.shards.is_empty() && self.gateways.is_empty()
     }
+
+    /// What this gateway announces of the filter (R1).
+    fn class(&self) -> Class {
+        match &self.live[..] {
+            [] => Class::Gone,
+            live if live.iter().all(|s| s.options.durable) => Class::Zero,
+            _ => Class::All,
+        }
+    }
+}
+
+/// Another gateway with live subscribers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherGateway {
+    /// Its epoch.
+    pub epoch: u64,
+    /// It wants QoS 0 alone: what is published with more reaches its sessions by their inboxes.
+    pub zero: bool,
 }
 
 /// A live subscriber of a topic, all its matching subscriptions taken together.
@@ -75,13 +96,15 @@ pub struct Destinations {
     pub live: Vec<Destination>,
     /// Shards with persistent sessions that match, ascending, each once.
     pub shards: Vec<u32>,
+    /// Other gateways with subscribers that match, ascending, each once.
+    pub gateways: Vec<OtherGateway>,
 }
 
 impl Destinations {
     /// Nobody at all subscribes to the topic.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.live.is_empty() && self.shards.is_empty()
+        self.live.is_empty() && self.shards.is_empty() && self.gateways.is_empty()
     }
 }
 
@@ -147,11 +170,55 @@ impl RouteTable {
         }
     }
 
-    /// Whether a live subscriber other than those counted as gone still uses `filter`.
+    /// Notes who of the gateway `epoch` subscribes with `filter`.
+    pub fn set_gateway(&mut self, filter: &str, epoch: u64, class: Class) {
+        self.touch(filter);
+        if class == Class::Gone {
+            self.change(filter, |leaf| leaf.gateways.retain(|g| g.epoch != epoch));
+            return;
+        }
+        let gateways = &mut self.leaf(filter).gateways;
+        let gateway = OtherGateway { epoch, zero: class == Class::Zero };
+        match gateways.binary_search_by_key(&epoch, |g| g.epoch) {
+            Ok(at) => gateways[at] = gateway,
+            Err(at) => gateways.insert(at, gateway),
+        }
+    }
+
+    /// Forgets everything of a shard or of another gateway.
+    pub fn forget(&mut self, source: Source) {
+        let forget = |leaf: &mut Leaf| match source {
+            Source::Shard(shard) => leaf.shards.retain(|s| *s != shard),
+            Source::Gateway(epoch) => leaf.gateways.retain(|g| g.epoch != epoch),
+        };
+        self.exact.retain(|_, leaf| {
+            forget(leaf);
+            !leaf.is_empty()
+        });
+        self.wild.retain(&|leaf| {
+            forget(leaf);
+            !leaf.is_empty()
+        });
+        // Any cached route may have led there.
+        self.generation += RECENT_CHANGES_MAX as u64 + 1;
+        self.recent.clear();
+    }
+
+    /// Who subscribes live with `filter`.
     #[must_use]
-    pub fn has_live(&self, filter: &str) -> bool {
+    pub fn class(&self, filter: &str) -> Class {
         let leaf = if is_wild(filter) { self.wild.get(filter) } else { self.exact.get(filter) };
-        leaf.is_some_and(|l| !l.live.is_empty())
+        leaf.map_or(Class::Gone, Leaf::class)
+    }
+
+    /// All filters with live subscribers, and who they are.
+    #[must_use]
+    pub fn live_filters(&self) -> Vec<(String, Class)> {
+        let exact = self.exact.iter().map(|(filter, leaf)| (filter.to_string(), leaf.class()));
+        let mut all: Vec<_> = exact.collect();
+        self.wild.for_each(&mut |filter, leaf| all.push((filter, leaf.class())));
+        all.retain(|(_, class)| *class != Class::Gone);
+        all
     }
 
     /// Everybody who gets a message on `topic`.
@@ -164,6 +231,9 @@ impl RouteTable {
         self.wild.for_each_match(topic, &mut |leaf| collect(leaf, &mut to));
         to.shards.sort_unstable();
         to.shards.dedup();
+        // Of one gateway, whoever wants more comes first and stays.
+        to.gateways.sort_unstable_by_key(|g| (g.epoch, g.zero));
+        to.gateways.dedup_by_key(|g| g.epoch);
         to
     }
 
@@ -219,6 +289,7 @@ fn is_wild(filter: &str) -> bool {
 
 fn collect(leaf: &Leaf, to: &mut Destinations) {
     to.shards.extend_from_slice(&leaf.shards);
+    to.gateways.extend_from_slice(&leaf.gateways);
     // The scan for repeats stays out of the way of a large leaf met first.
     let known = to.live.len();
     for Subscription { subscriber, options: o } in &leaf.live {

@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use fluxmq_client::contract::{Change, Class, Delta, Source};
 use fluxmq_commands::command::{self, Command};
 
 use crate::backend::{Backend, Router};
 use crate::counters::{Counters, add};
 use crate::message::{LiveMessage, Subscriber, WakeList};
 use crate::route_table::{Destinations, RouteTable};
+use crate::seen::Seen;
 use crate::timer_wheel::TimerWheel;
 
 /// Bytes read from a socket at most at once; one buffer serves all connections of a thread.
@@ -36,6 +38,18 @@ pub struct Worker {
     pub counters: Counters,
     draining: Cell<bool>,
     backend: OnceCell<Rc<Backend>>,
+    connections: OnceCell<Rc<dyn Connections>>,
+    seen: RefCell<Seen>,
+}
+
+/// All connections of a routing thread, whatever their protocol.
+pub trait Connections {
+    /// Says the client id of each to `logd`.
+    fn register_all(&self);
+    /// A connection has lost its client id to one of another gateway.
+    fn taken(&self, client_id: &str, token: u64);
+    /// This gateway's epoch has ended: all are closed, so that clients come back.
+    fn lost(&self);
 }
 
 impl Default for Worker {
@@ -50,6 +64,8 @@ impl Default for Worker {
             counters: Counters::default(),
             draining: Cell::new(false),
             backend: OnceCell::new(),
+            connections: OnceCell::new(),
+            seen: RefCell::default(),
         }
     }
 }
@@ -116,10 +132,20 @@ impl Worker {
         self.wakes.borrow_mut().push(subscriber);
     }
 
+    /// Whether a message with a key is taken here for the first time (G2). Others always are.
+    pub fn is_first(&self, publish: &command::Publish<'_>) -> bool {
+        publish.key.is_none_or(|key| self.seen.borrow_mut().take(key, publish.lowest_open))
+    }
+
+    /// Begins a batch: what is routed in it, is so under the lease (R3).
+    pub fn begin_batch(&self) {
+        self.backend.get().into_iter().for_each(|backend| backend.begin_batch());
+    }
+
     /// Ends a batch: sends what queues for `logd`, wakes everybody who got something.
     pub fn end_batch(&self) {
         if let Some(backend) = self.backend.get() {
-            backend.flush();
+            backend.flush(self);
         }
         self.wakes.borrow_mut().wake_all();
     }
@@ -134,6 +160,11 @@ impl Worker {
         let _ = self.backend.set(backend);
     }
 
+    /// Sets who holds the connections; the first one stays.
+    pub fn set_connections(&self, connections: Rc<dyn Connections>) {
+        let _ = self.connections.set(connections);
+    }
+
     /// The gateway is going down: no new work is taken (G5).
     pub fn is_draining(&self) -> bool {
         self.draining.get()
@@ -146,15 +177,36 @@ impl Worker {
 }
 
 impl Router for Worker {
-    fn filters(&self, shard: u32, changes: &[(String, String, bool)]) {
-        for (vhost, filter, present) in changes {
-            self.table(vhost).borrow_mut().set_shard(filter, shard, *present);
+    fn delta(&self, delta: &Delta) {
+        if delta.full {
+            let tables: Vec<_> = self.tables.borrow().values().cloned().collect();
+            tables.iter().for_each(|table| table.borrow_mut().forget(delta.source));
+        }
+        for change in &delta.changes {
+            let table = self.table(&change.vhost);
+            let mut table = table.borrow_mut();
+            match delta.source {
+                Source::Shard(shard) => {
+                    table.set_shard(&change.filter, shard, change.class != Class::Gone);
+                }
+                Source::Gateway(epoch) => table.set_gateway(&change.filter, epoch, change.class),
+            }
+        }
+    }
+
+    fn gateway_gone(&self, epoch: u64) {
+        for table in self.tables.borrow().values() {
+            table.borrow_mut().forget(Source::Gateway(epoch));
         }
     }
 
     fn live(&self, bytes: &bytes::Bytes) {
         let Ok((Command::Publish(publish), message)) = command::decode(bytes) else { return };
         let Some((head, payload)) = fluxmq_proto::message::split(message) else { return };
+        add(&self.counters.relayed_in, 1);
+        if !self.is_first(&publish) {
+            return;
+        }
         let to = self.table(publish.vhost).borrow().resolve(publish.topic);
         let message = LiveMessage {
             topic: publish.topic,
@@ -165,6 +217,32 @@ impl Router for Worker {
             payload,
         };
         self.deliver_live(&to, &message, None);
+    }
+
+    fn class(&self, vhost: &str, filter: &str) -> Class {
+        self.tables.borrow().get(vhost).map_or(Class::Gone, |t| t.borrow().class(filter))
+    }
+
+    fn filters(&self) -> Vec<Change> {
+        let mut all = Vec::new();
+        for (vhost, table) in self.tables.borrow().iter() {
+            let change = |(filter, class)| Change { vhost: vhost.to_string(), filter, class };
+            all.extend(table.borrow().live_filters().into_iter().map(change));
+        }
+        all
+    }
+
+    fn register_all(&self) {
+        self.connections.get().into_iter().for_each(|c| c.register_all());
+    }
+
+    fn taken(&self, client_id: &str, token: u64) {
+        self.connections.get().into_iter().for_each(|c| c.taken(client_id, token));
+    }
+
+    fn lost(&self) {
+        self.connections.get().into_iter().for_each(|c| c.lost());
+        self.seen.take();
     }
 
     fn end_batch(&self) {

@@ -73,6 +73,11 @@ pub(crate) struct Client {
     pub(crate) outbound: RefCell<Option<Box<Outbound>>>,
     /// A subscription is under way: what follows it waits.
     pub(crate) busy: Cell<bool>,
+    /// The gateway's name for the connection.
+    pub(crate) token: u64,
+    /// Answers to its publishes that are still to come, and whether it waits for them to be gone.
+    unanswered: Cell<u32>,
+    leaving: Cell<bool>,
     durable: OnceCell<Durable>,
     close: Cell<Option<Close>>,
     last_read_s: Cell<u32>,
@@ -86,7 +91,11 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(worker: Rc<Worker>, table: SharedTable, terms: Terms) -> Rc<Self> {
+        let token = worker.backend().map_or(0, |backend| backend.fresh_id());
         let client = Rc::new_cyclic(|this| Self {
+            token,
+            unanswered: Cell::new(0),
+            leaving: Cell::new(false),
             last_read_s: Cell::new(worker.wheel.now_s()),
             worker,
             terms,
@@ -175,14 +184,35 @@ impl Client {
         (keep_alive > 0).then(|| self.last_read_s.get() + keep_alive + keep_alive / 2 + 1)
     }
 
+    /// An answer to one of its publishes is to come.
+    pub(crate) fn expect_answer(&self) {
+        self.unanswered.set(self.unanswered.get() + 1);
+    }
+
+    /// One came.
+    pub(crate) fn note_answer(&self) {
+        self.unanswered.set(self.unanswered.get() - 1);
+        if self.leaving.get() {
+            self.give_up_client_id();
+        }
+    }
+
+    /// The connection is gone: another may have its client id when all it published is answered (G1).
+    pub(crate) fn give_up_client_id(&self) {
+        self.leaving.set(true);
+        if self.unanswered.get() == 0
+            && let Some(backend) = self.worker.backend().filter(|backend| backend.has_others())
+        {
+            backend.unregister(self.token);
+        }
+    }
+
     /// Takes back what the client subscribed on the live path.
     pub(crate) fn leave_routes(&self) {
         // The route cache holds subscribers, this one perhaps among them.
         self.inbound.take();
-        let me = self.subscriber();
-        let mut table = self.table.borrow_mut();
-        for filter in self.filters.borrow_mut().drain(..) {
-            table.unsubscribe(&filter, &me);
+        for filter in self.filters.take() {
+            self.remove_live(&filter);
         }
         add(&self.worker.counters.connections_closed, 1);
     }
@@ -195,6 +225,7 @@ impl Client {
         let Some(will) = self.terms.will.as_ref().filter(|_| why.publishes_will()) else {
             return;
         };
+        // Only without a `logd`: else the will is there.
         let to = self.table.borrow().resolve(&will.topic);
         let message = LiveMessage {
             topic: &will.topic,
@@ -213,6 +244,10 @@ impl Timed for Client {
     fn on_time(self: Rc<Self>, now_s: u32) -> Option<u32> {
         if self.closing().is_some() {
             return None;
+        }
+        if self.worker.backend().is_some_and(|backend| backend.is_blocked()) {
+            // It may have said something that we did not read.
+            self.heard();
         }
         let deadline = self.keep_alive_deadline()?;
         if deadline <= now_s {

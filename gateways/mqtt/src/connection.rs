@@ -22,6 +22,9 @@ pub(crate) struct Connection<S> {
     packet_bytes_max: u32,
 }
 
+/// Bytes read at once while publishes have to wait.
+const HELD_READ_BYTES: usize = 4 * 1024;
+
 /// What a read brought.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Read {
@@ -47,7 +50,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Handles every whole packet in `bytes`; returns how many bytes that were.
     fn handle(&self, bytes: &[u8]) -> Result<usize, Close> {
         let mut at = 0;
-        while !self.client.must_wait() {
+        while at < bytes.len() && !self.client.must_hold(bytes[at]) {
             let Some(header) = frame::peek(&bytes[at..], self.packet_bytes_max)
                 .map_err(|e| self.client.broken(e))?
             else {
@@ -68,6 +71,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.rest.is_empty() {
             return Ok(());
         }
+        self.client.worker.begin_batch();
         let done = self.handle(&self.rest)?;
         self.rest.drain(..done);
         if self.rest.is_empty() {
@@ -80,7 +84,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Read, Close>> {
         let client = self.client.clone();
         let mut shared = client.worker.read_buffer();
-        let mut buffer = ReadBuf::new(&mut shared);
+        // What cannot be handled is kept: little of it.
+        let room = if client.must_wait() { HELD_READ_BYTES } else { shared.len() };
+        let mut buffer = ReadBuf::new(&mut shared[..room]);
         match ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer)) {
             Ok(()) if buffer.filled().is_empty() => return Poll::Ready(Err(Close::Lost)),
             Ok(()) => {}
@@ -91,6 +97,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         add(&client.worker.counters.reads, 1);
         add(&client.worker.counters.bytes_read, bytes.len() as u64);
         client.heard();
+        client.worker.begin_batch();
         if self.rest.is_empty() {
             let done = self.handle(bytes)?;
             self.rest.extend_from_slice(&bytes[done..]);
@@ -129,7 +136,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let Ok(blocked) = self.write_out(cx) else {
                 return Poll::Ready(Close::Lost);
             };
-            if self.client.must_wait() {
+            // With nothing kept it may be that only a PINGREQ comes.
+            if self.client.busy.get() || (!self.rest.is_empty() && self.client.must_wait()) {
                 return Poll::Pending;
             }
             match self.poll_read(cx) {

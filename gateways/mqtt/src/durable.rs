@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use fluxmq_client::contract::Delivery;
+use fluxmq_client::contract::{Delivery, Request};
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::{self, Command, Settled};
 use gateway_core::backend::{Backend, Receiver};
@@ -84,6 +84,22 @@ impl Receiver for Client {
 
     fn taken(&self) {
         self.close(Close::ByServer(ReasonCode::SESSION_TAKEN_OVER));
+    }
+
+    fn reopen(&self) {
+        let Some((durable, backend)) = self.persistent() else { return };
+        // What is settled and not yet credited is part of the room there is.
+        durable.credit.set(0);
+        let open = self.outbound.borrow().as_ref().map_or(0, |outbound| outbound.window.open());
+        let room = usize::from(self.terms.window).saturating_sub(open);
+        let request = Request::Open {
+            token: durable.token,
+            shard: durable.shard,
+            session: durable.session,
+            epoch: durable.epoch,
+            from: durable.sent_upto.get(),
+        };
+        backend.open_again(request, u32::try_from(room).unwrap_or(u32::MAX));
     }
 }
 

@@ -5,6 +5,8 @@ use fluxmq_commands::Outcome;
 use fluxmq_commands::command::{Command, Key, Publish};
 use fluxmq_names::{ErrorCode, Kind, place};
 use fluxmq_proto::message::EMPTY_HEAD;
+use gateway_core::backend::Waiter;
+use gateway_core::counters::add;
 use gateway_core::message::LiveMessage;
 use gateway_core::route_table::Destinations;
 use mqtt_codec::{PacketType, ReasonCode};
@@ -19,6 +21,15 @@ pub(crate) struct Numbered {
     pub(crate) session: u64,
     pub(crate) number: u64,
     pub(crate) lowest_open: u64,
+}
+
+// === impl Numbered ===
+
+impl Numbered {
+    /// Under which every taker takes the message once (G2).
+    fn key(self) -> Key {
+        Key { shard: self.shard, id: self.session, n: self.number }
+    }
 }
 
 /// A message that waits for its publish number.
@@ -59,22 +70,60 @@ impl Client {
                 vhost: "/",
                 topic: message.topic,
                 expiry_ms: message.expiry_ms,
-                key: numbered.map(|n| Key { shard: n.shard, id: n.session, n: n.number }),
+                key: numbered.map(Numbered::key),
                 lowest_open: numbered.map(|n| n.lowest_open),
                 publisher,
             };
-            let waiter = ticket.map(|ticket| {
-                let client = self.this();
-                let waiter: gateway_core::backend::Waiter =
-                    Box::new(move |outcome| client.publish_answered(ticket, outcome));
-                waiter
-            });
+            let waiter = ticket.map(|ticket| self.answer_waiter(ticket));
             backend.submit(*shard, &Command::Publish(publish), &[head, message.payload], waiter);
         }
         shards.len() as u16
     }
 
-    /// A shard answered for the publish behind `ticket`.
+    /// Sends `message` to every other gateway with subscribers that want it; `ticket` is answered by each.
+    /// Returns how many those are (R6).
+    pub(crate) fn publish_relayed(
+        &self,
+        to: &Destinations,
+        message: &LiveMessage<'_>,
+        ticket: Option<u64>,
+        numbered: Option<Numbered>,
+    ) -> u16 {
+        let Some(backend) = self.worker.backend() else { return 0 };
+        let counters = &self.worker.counters;
+        let publish = Publish {
+            qos: message.qos,
+            retain: message.retain,
+            vhost: "/",
+            topic: message.topic,
+            expiry_ms: message.expiry_ms,
+            key: numbered.map(Numbered::key),
+            lowest_open: numbered.map(|n| n.lowest_open),
+            ..Publish::default()
+        };
+        let head = if message.head.is_empty() { &EMPTY_HEAD[..] } else { message.head };
+        let mut takers = 0;
+        for gateway in to.gateways.iter().filter(|g| message.qos == 0 || !g.zero) {
+            let waiter = ticket.map(|ticket| self.answer_waiter(ticket));
+            takers += u16::from(waiter.is_some());
+            let command = Command::Publish(publish);
+            let sent = backend.relay(gateway.epoch, &command, &[head, message.payload], waiter);
+            add(if sent { &counters.relayed } else { &counters.relay_dropped }, 1);
+        }
+        takers
+    }
+
+    /// Takes an answer for the publish behind `ticket`.
+    fn answer_waiter(&self, ticket: u64) -> Waiter {
+        let client = self.this();
+        self.expect_answer();
+        Box::new(move |outcome| {
+            client.publish_answered(ticket, outcome);
+            client.note_answer();
+        })
+    }
+
+    /// A shard or gateway answered for the publish behind `ticket`.
     fn publish_answered(&self, ticket: u64, outcome: &Outcome) {
         let reason = match outcome {
             Outcome::Published { matched: 0 } => ReasonCode::NO_MATCHING_SUBSCRIBERS,
@@ -112,14 +161,18 @@ impl Client {
         let Some((durable, backend)) = self.persistent() else { return };
         let (session, epoch, shard) = (durable.session, durable.epoch, durable.shard);
         let client = self.this();
-        let waiter = Box::new(move |outcome: &Outcome| match outcome {
-            Outcome::Opened { number, fresh, lowest_open } => {
-                let (number, lowest_open) = (*number, *lowest_open);
-                let numbered = Numbered { shard, session, number, lowest_open };
-                client.publish_numbered(ticket, &waiting, numbered, *fresh);
+        self.expect_answer();
+        let waiter = Box::new(move |outcome: &Outcome| {
+            match outcome {
+                Outcome::Opened { number, fresh, lowest_open } => {
+                    let (number, lowest_open) = (*number, *lowest_open);
+                    let numbered = Numbered { shard, session, number, lowest_open };
+                    client.publish_numbered(ticket, &waiting, numbered, *fresh);
+                }
+                Outcome::Error { code, .. } => client.answer_ack(ticket, refusal(*code)),
+                _ => client.answer_ack(ticket, ReasonCode::UNSPECIFIED),
             }
-            Outcome::Error { code, .. } => client.answer_ack(ticket, refusal(*code)),
-            _ => client.answer_ack(ticket, ReasonCode::UNSPECIFIED),
+            client.note_answer();
         });
         backend.submit(shard, &Command::Qos2Open { session, epoch, packet_id }, &[], Some(waiter));
     }
@@ -134,12 +187,21 @@ impl Client {
             head: &waiting.head,
             payload: &waiting.payload,
         };
-        let takers = self.publish_durable(&to, &message, Some(ticket), Some(numbered));
+        let mut takers = self.publish_durable(&to, &message, Some(ticket), Some(numbered));
+        takers += self.publish_relayed(&to, &message, Some(ticket), Some(numbered));
         if let Some(inbound) = self.inbound.borrow_mut().as_deref_mut() {
             inbound.acks.expect(ticket, takers);
         }
-        // Live subscribers of this gateway got a repeat the first time.
-        if fresh && !to.live.is_empty() {
+        // Live subscribers of this gateway got a repeat the first time, if it came through this gateway or
+        // was relayed to it.
+        let others = self.worker.backend().is_some_and(|backend| backend.has_others());
+        let publish = || Publish {
+            key: Some(numbered.key()),
+            lowest_open: Some(numbered.lowest_open),
+            ..Publish::default()
+        };
+        let first = if others { self.worker.is_first(&publish()) } else { fresh };
+        if first && !to.live.is_empty() {
             self.worker.deliver_live(&to, &message, Some(&self.subscriber()));
         }
         let reason =

@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use gateway_core::counters::add;
-use gateway_core::worker::Worker;
+use fluxmq_names::{Kind, place};
+use gateway_core::worker::{Connections, Worker};
 use mqtt_codec::encode;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -36,7 +37,10 @@ impl Gateway {
     /// A gateway on the thread of `worker`. Must be used inside a `LocalSet`.
     #[must_use]
     pub fn new(worker: Rc<Worker>) -> Rc<Self> {
-        Rc::new(Self { worker, clients: RefCell::default(), departures: Notify::new() })
+        let departures = Notify::new();
+        let gateway = Rc::new(Self { worker, clients: RefCell::default(), departures });
+        gateway.worker.set_connections(gateway.clone());
+        gateway
     }
 
     /// Accepts connections for ever.
@@ -94,6 +98,29 @@ impl Gateway {
     }
 }
 
+impl Connections for Gateway {
+    fn register_all(&self) {
+        let Some(backend) = self.worker.backend() else { return };
+        for client in self.clients.borrow().values() {
+            let client_id = &client.terms.client_id;
+            let shard = place(Kind::Session, "/", client_id, backend.shards()).0;
+            backend.register_again(client.token, shard, "/", client_id);
+        }
+    }
+
+    fn taken(&self, client_id: &str, token: u64) {
+        if let Some(client) = self.find(client_id).filter(|client| client.token == token) {
+            client.close(Close::ByServer(mqtt_codec::ReasonCode::SESSION_TAKEN_OVER));
+        }
+    }
+
+    fn lost(&self) {
+        for client in self.clients.borrow().values() {
+            client.close(Close::ByServer(mqtt_codec::ReasonCode::SERVER_BUSY));
+        }
+    }
+}
+
 /// One connection from accept to close. The parts that run once are boxed, so that the task of an
 /// idle connection is no larger than it must be.
 async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(mut io: S, gateway: Rc<Gateway>) {
@@ -115,6 +142,7 @@ where
     client.leave_session(why);
     client.publish_will(why);
     gateway.remove(&client);
+    client.give_up_client_id();
     if let Close::ByServer(reason) = why {
         tracing::debug!(client_id = %client.terms.client_id, reason = reason.name(), "disconnected");
         if client.is_v5() {

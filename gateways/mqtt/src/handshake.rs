@@ -56,6 +56,7 @@ where
         Ok(present) => present,
         Err(reason) => {
             gateway.remove(&client);
+            client.give_up_client_id();
             refuse(io, connect.version, reason).await;
             return None;
         }
@@ -164,14 +165,19 @@ async fn open_session(client: &Rc<Client>, connect: &Connect<'_>) -> Result<bool
     let Some(backend) = client.worker.backend().cloned() else { return Ok(false) };
     let terms = &client.terms;
     let shard = place(Kind::Session, "/", &terms.client_id, backend.shards()).0;
+    let token = client.token;
     let mut wanted = terms.expiry_s > 0 || terms.will.is_some();
-    if !wanted {
-        wanted = backend.look(shard, "/", &terms.client_id).await;
+    if backend.has_others() {
+        wanted |= backend.take_client_id(token, shard, "/", &terms.client_id).await;
+        if client.closing().is_some() {
+            return Err(ReasonCode::SESSION_TAKEN_OVER);
+        }
+    } else if !wanted {
+        wanted = backend.look(token, shard, "/", &terms.client_id).await;
     }
     if !wanted {
         return Ok(false);
     }
-    let token = backend.fresh_id();
     let will = terms.will.as_ref().map(|w| command::Will {
         qos: w.qos,
         retain: w.retain,

@@ -104,6 +104,12 @@ impl Client {
         self.busy.get() || window()
     }
 
+    /// Whether the packet that begins with `first` must wait. PINGREQ and DISCONNECT need no window.
+    pub(crate) fn must_hold(&self, first: u8) -> bool {
+        let passes = matches!(first >> 4, 12 | 14);
+        if passes { self.busy.get() } else { self.must_wait() }
+    }
+
     /// Everything a read brought is handled.
     pub(crate) fn end_batch(&self) {
         self.return_credit();
@@ -156,6 +162,9 @@ impl Client {
             if cfg!(planted = "acknowledge_before_commit") {
                 takers = 0;
             }
+        }
+        if !to.gateways.is_empty() {
+            takers += self.publish_relayed(&to, &message, ticket, None);
         }
         if let Some(kind) = kind {
             let none = to.is_empty();

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use fluxmq_client::contract::Subscribed;
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::{Command, Wanted as WantedFilter};
-use gateway_core::route_table::SubscriptionOptions;
+use gateway_core::route_table::{RouteTable, SubscriptionOptions};
 use mqtt_codec::{
     PropertyId, QoS, ReasonCode, Subscribe, SubscribeOptions, Unsubscribe, encode, topic,
 };
@@ -63,6 +63,16 @@ impl Client {
             let options = live_options(asked.byte(), identifier, false);
             asked.fresh = self.subscribe_live(&asked.filter, options);
         }
+        if let Some(known) = self.worker.backend().and_then(|backend| backend.announced()) {
+            let client = self.this();
+            self.busy.set(true);
+            spawn_local(async move {
+                // SUBACK comes when every gateway knows the filters (R4).
+                let _ = known.await;
+                client.finish_subscribe(packet_id, asked, identifier).await;
+            });
+            return Ok(());
+        }
         self.write_suback(packet_id, &asked);
         let wanted = wanted(asked, identifier);
         if !wanted.is_empty() && self.worker.backend().is_some() {
@@ -110,7 +120,7 @@ impl Client {
                 self.subscribe_live(&asked.filter, options);
             }
         }
-        backend.barrier().await;
+        backend.barrier(&*self.worker).await;
     }
 
     async fn finish_subscribe(&self, packet_id: u16, asked: Vec<Asked>, identifier: u32) {
@@ -129,11 +139,32 @@ impl Client {
 
     /// Enters a subscription into the routes; true when it is new.
     fn subscribe_live(&self, filter: &str, options: SubscriptionOptions) -> bool {
-        let fresh = self.table.borrow_mut().subscribe(filter, &self.subscriber(), options);
+        let fresh = self.change_live(filter, |table| {
+            table.subscribe(filter, &self.subscriber(), options)
+        });
         if fresh {
             self.filters.borrow_mut().push(Rc::from(filter));
         }
         fresh
+    }
+
+    /// Takes a subscription out of the routes.
+    pub(crate) fn remove_live(&self, filter: &str) {
+        self.change_live(filter, |table| table.unsubscribe(filter, &self.subscriber()));
+    }
+
+    /// Changes the routes; what is another class than before is announced (R1).
+    fn change_live<T>(&self, filter: &str, change: impl FnOnce(&mut RouteTable) -> T) -> T {
+        let mut table = self.table.borrow_mut();
+        let Some(backend) = self.worker.backend().filter(|backend| backend.has_others()) else {
+            return change(&mut table);
+        };
+        let before = table.class(filter);
+        let changed = change(&mut table);
+        if table.class(filter) != before {
+            backend.filter_changed("/", filter);
+        }
+        changed
     }
 
     fn write_suback(&self, packet_id: u16, asked: &[Asked]) {
@@ -180,7 +211,8 @@ impl Client {
             return ReasonCode::NO_SUBSCRIPTION_EXISTED;
         };
         filters.swap_remove(at);
-        self.table.borrow_mut().unsubscribe(filter, &self.subscriber());
+        drop(filters);
+        self.remove_live(filter);
         ReasonCode::SUCCESS
     }
 

@@ -1,5 +1,6 @@
 //! Start and stop.
 
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -11,11 +12,14 @@ use logd_broker::Broker;
 use logd_log::io::{DiskIo, Io, MemoryIo};
 use logd_log::{AbortOnFatal, Disk, DiskConfig, OpenOptions};
 use logd_raft::{Group, GroupOptions};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{
+    UnboundedReceiver, UnboundedSender, WeakUnboundedSender, unbounded_channel,
+};
 use tokio::sync::oneshot;
 
 use crate::core::Core;
 use crate::effects::Effects;
+use crate::service;
 
 /// This node's number in a group of one.
 const NODE: u64 = 1;
@@ -31,6 +35,11 @@ pub struct Config {
     pub data_dir: Option<PathBuf>,
     /// Data shards; fixed when the directory is made.
     pub shards: u32,
+    /// Where gateways of other processes connect.
+    pub grpc: Vec<Arc<TcpListener>>,
+    /// The gateway of this process is the only one there can be: whatever was registered before is gone
+    /// (design T2). Else earlier gateways may come back until their lease runs out.
+    pub alone: bool,
 }
 
 /// Why it does not start, in one line.
@@ -72,20 +81,20 @@ impl Drop for Running {
     }
 }
 
-/// Recovers the log, starts the groups on a thread of their own, and ends the epochs of all gateways
-/// that were there before: in one process none of them can be alive (design T2).
+/// Recovers the log and starts the groups on a thread of their own.
 ///
 /// # Errors
 /// The directory is locked, foreign, newer or damaged, or has another number of shards.
 pub fn start(config: Config) -> Result<Running, StartError> {
     let (started, starting) = std::sync::mpsc::channel();
     let (links, from_owner) = unbounded_channel();
+    let links_here = links.downgrade();
     let thread = std::thread::Builder::new().name("logd".into()).spawn(move || {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => return drop(started.send(Err(StartError::new(error)))),
         };
-        runtime.block_on(run(config, from_owner, started));
+        runtime.block_on(run(config, links_here, from_owner, started));
     });
     let thread = Some(thread.map_err(StartError::new)?);
     match starting.recv() {
@@ -97,10 +106,19 @@ pub fn start(config: Config) -> Result<Running, StartError> {
 
 type Started = std::sync::mpsc::Sender<Result<(), StartError>>;
 
-async fn run(config: Config, links: UnboundedReceiver<LogdLink>, started: Started) {
+async fn run(
+    config: Config,
+    accepted: WeakUnboundedSender<LogdLink>,
+    links: UnboundedReceiver<LogdLink>,
+    started: Started,
+) {
+    let listeners = config.grpc.clone();
     match open(config).await {
         Err(error) => drop(started.send(Err(error))),
         Ok((disk, core)) => {
+            for listener in listeners {
+                spawn_service(&listener, &accepted);
+            }
             let _ = started.send(Ok(()));
             let groups = core.groups();
             core.run(links).await;
@@ -115,6 +133,13 @@ async fn run(config: Config, links: UnboundedReceiver<LogdLink>, started: Starte
             });
             let _ = done.await;
         }
+    }
+}
+
+fn spawn_service(listener: &TcpListener, accepted: &WeakUnboundedSender<LogdLink>) {
+    match listener.try_clone() {
+        Ok(listener) => drop(tokio::spawn(service::serve(listener, accepted.clone()))),
+        Err(error) => tracing::error!(%error, "the gRPC listener cannot be used"),
     }
 }
 
@@ -139,10 +164,12 @@ async fn open(config: Config) -> Result<(Disk, Core), StartError> {
     for shard in 0..config.shards {
         shards.push(open_group(&disk, shard.into(), ShardId(shard), &effects).await?);
     }
-    // Epochs are positions in meta: whatever registers from now on is above this.
-    let epoch = Position::new(meta.with_state(Broker::applied) + 1, 0).0;
-    for group in std::iter::once(&meta).chain(&shards) {
-        group.lead(&Command::EndGatewaysBefore { epoch }).await.map_err(StartError::new)?;
+    if config.alone {
+        // Epochs are positions in meta: whatever registers from now on is above this.
+        let epoch = Position::new(meta.with_state(Broker::applied) + 1, 0).0;
+        for group in std::iter::once(&meta).chain(&shards) {
+            group.lead(&Command::EndGatewaysBefore { epoch }).await.map_err(StartError::new)?;
+        }
     }
     Ok((disk, Core::new(meta, shards, effects)))
 }

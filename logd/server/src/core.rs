@@ -1,39 +1,53 @@
 //! The owner task: takes requests of gateways and effects of apply, one after the other.
 
+mod gateways;
+mod requests;
+
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fluxmq_client::LogdLink;
-use fluxmq_client::contract::{Event, Request, Submit};
-use fluxmq_commands::command::{self, Batch, Command};
-use fluxmq_commands::{Outcome, slot_of};
-use fluxmq_names::{ErrorCode, Position, ShardId};
+use fluxmq_client::contract::{Change, Class, Event, Request};
+use fluxmq_client::{LogdLink, Sender, boot_ms};
+use fluxmq_commands::command::Command;
+use fluxmq_commands::slot_of;
+use fluxmq_names::{Position, ShardId};
 use logd_broker::{Broker, Effect};
-use logd_raft::{CommandBatch, Group, SubmitError};
+use logd_raft::Group;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::delivery::Delivery;
 use crate::effects::Effects;
+use crate::hub::Hub;
+use crate::registrations::Registrations;
 
-/// Retained messages of a page.
-const PAGE: usize = 100;
-/// Commands of a frame. What is above could not be an entry: its slots could not be named, and every node
-/// would stop at it.
-const FRAME_COMMANDS_MAX: usize = 32_768;
-/// Bytes of a frame: the largest message and what travels with it, within `ENTRY_PAYLOAD_MAX` of the log.
-const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024 + 256 * 1024;
 /// Requests taken before something else has its turn.
 const REQUESTS: usize = 256;
 
-/// A request and the gateway it is from; None when the link ended.
-type Incoming = (u64, Option<Request>);
+/// What comes to the owner task.
+pub(crate) enum Incoming {
+    /// A request over a link.
+    Request(u64, Request),
+    /// A link ended.
+    Lost(u64),
+    /// A gateway is registered in meta, or cannot be; `previous` had its name before.
+    Registered { link: u64, epoch: Option<u64>, previous: Option<u64> },
+    /// A message for all live subscribers; answered when every gateway has it.
+    Live { command: Bytes, taken: oneshot::Sender<()> },
+}
 
-/// A gateway of this process.
-struct Gateway {
+/// A link to a gateway.
+struct Linked {
+    /// 0 before it is registered.
     epoch: u64,
-    to: UnboundedSender<Event>,
+    to: Sender<Event>,
+    local: bool,
+    /// Bytes of commands that were taken in and are not answered.
+    unanswered: Arc<AtomicUsize>,
 }
 
 /// The owner of everything volatile.
@@ -41,8 +55,10 @@ pub(crate) struct Core {
     meta: Group,
     shards: Vec<Group>,
     effects: Effects,
-    gateways: HashMap<u64, Gateway>,
-    next_gateway: u64,
+    links: HashMap<u64, Linked>,
+    next_link: u64,
+    hub: Hub,
+    registrations: Registrations,
     delivery: Delivery,
     incoming: UnboundedReceiver<Incoming>,
     inbox: UnboundedSender<Incoming>,
@@ -57,12 +73,17 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(meta: Group, shards: Vec<Group>, effects: Effects) -> Self {
         let (inbox, incoming) = unbounded_channel();
+        let registered: Vec<u64> =
+            meta.with_state(|b| b.gateways().map(|(_, epoch, _)| epoch).collect());
+        let hub = Hub::new(shards.len() as u32, registered.into_iter(), boot_ms());
         Self {
             meta,
             shards,
             effects,
-            gateways: HashMap::new(),
-            next_gateway: 0,
+            links: HashMap::new(),
+            next_link: 0,
+            hub,
+            registrations: Registrations::default(),
             delivery: Delivery::default(),
             incoming,
             inbox,
@@ -80,31 +101,28 @@ impl Core {
     pub(crate) async fn run(mut self, mut links: UnboundedReceiver<LogdLink>) {
         self.start_owed_wills();
         let effects = self.effects.came.clone();
-        let mut requests = Vec::new();
+        let mut came = Vec::new();
         loop {
             let due = self.next_due();
             tokio::select! {
                 biased;
                 () = effects.notified() => {}
-                _ = self.incoming.recv_many(&mut requests, REQUESTS) => {}
+                _ = self.incoming.recv_many(&mut came, REQUESTS) => {}
                 link = links.recv() => match link {
-                    Some(link) => self.welcome(link),
+                    Some(link) => self.linked(link),
                     None => break,
                 },
-                () = tokio::time::sleep(due) => self.tick(),
+                () = tokio::time::sleep(due) => self.on_time(),
             }
             // What was applied comes first: a barrier answers for everything before it.
             self.take_effects();
-            for (gateway, request) in requests.drain(..) {
-                match request {
-                    Some(request) => self.request(gateway, request).await,
-                    None => self.gateway_gone(gateway),
-                }
-            }
+            came.drain(..).for_each(|incoming| self.take(incoming));
             self.delivery.deliver(&self.shards);
-            for (gateway, event) in self.delivery.take_events() {
-                self.send(gateway, event);
+            for (link, event) in self.delivery.take_events() {
+                self.send(link, event);
             }
+            self.say_registrations();
+            self.close_round();
             self.ending.retain(|end| !end.is_finished());
         }
         for end in self.ending {
@@ -112,139 +130,30 @@ impl Core {
         }
     }
 
-    fn welcome(&mut self, link: LogdLink) {
-        self.next_gateway += 1;
-        let id = self.next_gateway;
-        self.gateways.insert(id, Gateway { epoch: 0, to: link.to });
-        let inbox = self.inbox.clone();
-        let mut from = link.from;
-        tokio::spawn(async move {
-            while let Some(request) = from.recv().await {
-                if inbox.send((id, Some(request))).is_err() {
-                    return;
-                }
+    fn take(&mut self, incoming: Incoming) {
+        match incoming {
+            Incoming::Request(link, request) => self.request(link, request),
+            Incoming::Lost(link) => self.link_lost(link),
+            Incoming::Registered { link, epoch, previous } => {
+                self.registered(link, epoch, previous);
             }
-            let _ = inbox.send((id, None));
-        });
-    }
-
-    fn gateway_gone(&mut self, id: u64) {
-        let Some(gateway) = self.gateways.remove(&id) else { return };
-        self.delivery.forget_gateway(id);
-        if gateway.epoch > 0 {
-            let epoch = gateway.epoch;
-            for group in self.groups() {
-                self.ending.push(lead(&group, Command::GatewayEnded { epoch }));
-            }
+            Incoming::Live { command, taken } => self.hub.live(command, taken),
         }
     }
 
-    fn send(&self, gateway: u64, event: Event) {
-        if let Some(gateway) = self.gateways.get(&gateway) {
-            let _ = gateway.to.send(event);
+    fn send(&self, link: u64, event: Event) {
+        if let Some(link) = self.links.get(&link) {
+            link.to.send(event);
         }
     }
 
-    async fn request(&mut self, from: u64, request: Request) {
-        match request {
-            Request::Hello { name } => self.hello(from, &name).await,
-            Request::Submit(submit) => self.submit(from, submit),
-            Request::Look { token, shard, vhost, client_id } => {
-                let exists = self.shards.get(shard as usize).is_some_and(|group| {
-                    group.with_state(|b| b.session_of(&vhost, &client_id).is_some())
-                });
-                self.send(from, Event::Looked { token, exists });
-            }
-            Request::Open { token, shard, session, epoch } => {
-                let subscriptions =
-                    self.delivery.open(&self.shards, from, token, shard, session, epoch);
-                self.send(from, Event::Opened { token, subscriptions });
-            }
-            Request::Close { token } => self.delivery.close(from, token),
-            Request::Credit { token, count } => self.delivery.credit(from, token, count),
-            Request::Barrier { id } => self.send(from, Event::Barrier { id }),
-            Request::ReadRetained { id, shard, vhost, filter, after } => {
-                let (commands, more) = self.retained(shard, &vhost, &filter, &after);
-                self.send(from, Event::Retained { id, commands, more });
-            }
-        }
-    }
-
-    async fn hello(&mut self, from: u64, name: &str) {
-        let register = Command::GatewayRegister { name, address: "" };
-        let Ok(Outcome::Gateway { epoch }) = self.meta.lead(&register).await else {
-            tracing::error!("a gateway cannot register");
-            self.gateways.remove(&from);
-            return;
-        };
-        let shards = self.shards.len() as u32;
-        if let Some(gateway) = self.gateways.get_mut(&from) {
-            gateway.epoch = epoch;
-        }
-        // The filters of all shards come before the welcome: whoever is welcome knows them.
-        for (shard, group) in self.shards.iter().enumerate() {
-            let changes = group.with_state(|b| {
-                b.filters().map(|(v, f)| (v.to_owned(), f.to_owned(), true)).collect()
-            });
-            self.send(from, Event::Filters { shard: shard as u32, changes });
-        }
-        self.send(from, Event::Welcome { gateway_epoch: epoch, shards });
-    }
-
-    fn submit(&mut self, from: u64, submit: Submit) {
-        let Some(gateway) = self.gateways.get(&from).filter(|g| g.epoch > 0) else { return };
-        let (shard, first_sequence) = (submit.shard, submit.first_sequence);
-        let count = submit.ends.len() as u32;
-        let to = gateway.to.clone();
-        let refused = move |code| Event::Refused { shard, first_sequence, count, code };
-        let Some(group) = self.shards.get(shard as usize) else {
-            let _ = to.send(refused(ErrorCode::InvalidArgument));
-            return;
-        };
-        if submit.ends.len() > FRAME_COMMANDS_MAX || submit.body.len() > FRAME_BYTES_MAX {
-            let _ = to.send(refused(ErrorCode::TooLarge));
-            return;
-        }
-        if !is_well_formed(&submit.ends, &submit.body) {
-            let _ = to.send(refused(ErrorCode::Corrupt));
-            return;
-        }
-        let head = Batch {
-            gateway_epoch: gateway.epoch,
-            stream: shard,
-            first_sequence,
-            count,
-            crc: 0,
-            confirmed_upto: submit.confirmed_upto,
-        };
-        let batch = CommandBatch { head, ends: submit.ends, body: submit.body };
-        group.submit(
-            batch,
-            Box::new(move |result| {
-                let _ = to.send(match result {
-                    Ok(outcomes) => Event::Outcomes { shard, first_sequence, outcomes },
-                    Err(SubmitError::DiskFull) => refused(ErrorCode::DiskFull),
-                    Err(SubmitError::NotLeader) => refused(ErrorCode::NotLeader),
-                    Err(SubmitError::Stopped) => refused(ErrorCode::Unavailable),
-                });
-            }),
-        );
-    }
-
-    fn retained(&self, shard: u32, vhost: &str, filter: &str, after: &str) -> (Vec<Bytes>, bool) {
-        let Some(group) = self.shards.get(shard as usize) else { return (Vec::new(), false) };
-        let positions: Vec<u64> = group.with_state(|b| {
-            b.retained_matching(vhost, filter, after, PAGE)
-                .iter()
-                .map(|(_, r)| r.position)
-                .collect()
-        });
-        let more = positions.len() == PAGE;
-        (positions.iter().filter_map(|p| read_command(group, *p)).collect(), more)
+    fn close_round(&mut self) {
+        let shards = &self.shards;
+        let events = self.hub.close_round(boot_ms(), &mut |shard| filters_of(shards, shard));
+        events.into_iter().for_each(|(link, event)| self.send(link, event));
     }
 
     fn take_effects(&mut self) {
-        let mut filters: HashMap<u32, Vec<(String, String, bool)>> = HashMap::new();
         for (shard, effect) in self.effects.take() {
             match effect {
                 Effect::InboxGrew { inbox } => self.delivery.inbox_grew(shard.0, inbox),
@@ -252,28 +161,18 @@ impl Core {
                     self.delivery.session_changed(&self.shards, shard.0, session);
                 }
                 Effect::SessionEnded { session } => self.delivery.session_ended(shard.0, session),
-                Effect::SessionTaken { gateway_epoch, token, .. } => {
-                    let old = self.gateways.iter().find(|(_, g)| g.epoch == gateway_epoch);
-                    if let Some((id, gateway)) = old {
-                        // Nothing is fetched for an old epoch any more (G1).
-                        self.delivery.close(*id, token);
-                        let _ = gateway.to.send(Event::Taken { token });
-                    }
+                Effect::SessionTaken { session, gateway_epoch, token } => {
+                    self.session_taken(shard, session, (gateway_epoch, token));
                 }
                 Effect::FilterAdded { vhost, filter } => {
-                    filters.entry(shard.0).or_default().push((vhost.into(), filter.into(), true));
+                    self.hub.shard_changed(shard.0, &vhost, &filter, Class::All);
                 }
                 Effect::FilterRemoved { vhost, filter } => {
-                    filters.entry(shard.0).or_default().push((vhost.into(), filter.into(), false));
+                    self.hub.shard_changed(shard.0, &vhost, &filter, Class::Gone);
                 }
                 Effect::WillOwed { id } => self.start_will(shard, id),
                 Effect::GatewaysChanged => {}
                 Effect::More => drop(self.unfinished.insert(shard.0)),
-            }
-        }
-        for (shard, changes) in filters {
-            for gateway in self.gateways.values().filter(|g| g.epoch > 0) {
-                let _ = gateway.to.send(Event::Filters { shard, changes: changes.clone() });
             }
         }
         if !self.unfinished.is_empty() {
@@ -281,11 +180,35 @@ impl Core {
         }
     }
 
-    /// How long until a shard has something to do by time.
+    fn session_taken(&mut self, shard: ShardId, session: u64, (epoch, token): (u64, u64)) {
+        let Some(link) = self.hub.link_of(epoch) else { return };
+        // Nothing is fetched for an old epoch any more (G1).
+        self.delivery.close(link, token);
+        let client_id = self.shards.get(shard.0 as usize).and_then(|group| {
+            group.with_state(|b| b.session(session).map(|s| s.client_id.to_string()))
+        });
+        let client_id = client_id.unwrap_or_default();
+        self.send(link, Event::Taken { token, client_id });
+    }
+
+    /// How long until something is to be done by time.
     fn next_due(&self) -> Duration {
-        let due = self.shards.iter().filter_map(|g| g.with_state(Broker::next_due)).min();
-        let Some(due) = due else { return Duration::from_secs(3_600) };
-        Duration::from_millis(due.saturating_sub(now_ms()).clamp(1, 3_600_000))
+        let shards = self.shards.iter().filter_map(|g| g.with_state(Broker::next_due)).min();
+        let shards = shards.map(|due| due.saturating_sub(now_ms()));
+        let here = self.hub.next_due_ms().into_iter().chain(self.registrations.next_due_ms()).min();
+        let here = here.map(|due| due.saturating_sub(boot_ms()));
+        let due = shards.into_iter().chain(here).min().unwrap_or(3_600_000);
+        Duration::from_millis(due.clamp(1, 3_600_000))
+    }
+
+    fn on_time(&mut self) {
+        self.tick();
+        let now = boot_ms();
+        self.registrations.expire(now);
+        for epoch in self.hub.expired(now) {
+            tracing::warn!(epoch, "the lease of a gateway has run out");
+            self.end_gateway(epoch);
+        }
     }
 
     fn tick(&mut self) {
@@ -307,9 +230,19 @@ impl Core {
     }
 
     fn start_will(&self, shard: ShardId, id: u64) {
-        let gateways = self.gateways.values().map(|g| g.to.clone()).collect();
-        tokio::spawn(crate::wills::publish(self.shards.clone(), shard, id, gateways));
+        tokio::spawn(crate::wills::publish(self.shards.clone(), shard, id, self.inbox.clone()));
     }
+}
+
+/// All filters of a shard's persistent sessions.
+fn filters_of(shards: &[Group], shard: u32) -> Vec<Change> {
+    let Some(group) = shards.get(shard as usize) else { return Vec::new() };
+    let change = |(vhost, filter): (&str, &str)| Change {
+        vhost: vhost.into(),
+        filter: filter.into(),
+        class: Class::All,
+    };
+    group.with_state(|b| b.filters().map(change).collect())
 }
 
 /// Proposes a command of the leader; nobody waits for it.
@@ -327,20 +260,6 @@ pub(crate) fn read_command(group: &Group, position: u64) -> Option<Bytes> {
     let position = Position(position);
     let entry = group.log().entry(position.index()).ok().flatten()?;
     slot_of(&entry, position.slot())
-}
-
-/// Every command of a gateway's frame can be decoded and is one that gateways may send.
-fn is_well_formed(ends: &[u32], body: &[u8]) -> bool {
-    let mut start = 0;
-    for end in ends {
-        let slot = body.get(start as usize..*end as usize);
-        let ours = |c: &Command<'_>| !matches!(c, Command::Batch(_));
-        if !slot.and_then(|s| command::decode(s).ok()).is_some_and(|(c, _)| ours(&c)) {
-            return false;
-        }
-        start = *end;
-    }
-    start as usize == body.len()
 }
 
 /// Unix time, ms.

@@ -15,6 +15,10 @@ use crate::core::{lead, now_ms};
 
 /// Messages handed to one session before the next has its turn.
 const TURN: usize = 256;
+/// Bytes of deliveries on their way to a gateway (T3).
+const WINDOW_BYTES: i64 = 4 * 1024 * 1024;
+/// What a delivery weighs besides its command; a gateway counts the same.
+const OVERHEAD_BYTES: i64 = contract::DELIVERY_OVERHEAD_BYTES as i64;
 
 /// A session with a connection.
 struct Attached {
@@ -25,11 +29,22 @@ struct Attached {
     credit: u32,
     /// Numbers below were sent on an earlier connection.
     sent_before: u64,
+    /// Numbers below are with this connection already.
+    from: u64,
     /// Inboxes it has intervals over.
     inboxes: Vec<u64>,
 }
 
 type SessionKey = (u32, u64);
+
+/// A session to be delivered, by whom it is asked for.
+pub(crate) struct Wanted {
+    pub(crate) shard: u32,
+    pub(crate) session: u64,
+    pub(crate) epoch: u64,
+    /// Numbers below are with the connection already.
+    pub(crate) from: u64,
+}
 
 /// All attached sessions of this node.
 #[derive(Default)]
@@ -41,6 +56,9 @@ pub(crate) struct Delivery {
     /// Sessions that may have something to get.
     ready: HashSet<SessionKey>,
     events: BTreeMap<u64, Vec<contract::Delivery>>,
+    /// What gateways still take, and who of theirs waits for that.
+    windows: HashMap<u64, i64>,
+    blocked: HashMap<u64, Vec<SessionKey>>,
     /// The entry read last: neighbours mostly lie in it.
     last: Option<(u32, u64, Bytes)>,
 }
@@ -54,10 +72,9 @@ impl Delivery {
         shards: &[Group],
         gateway: u64,
         token: u64,
-        shard: u32,
-        session: u64,
-        epoch: u64,
+        wanted: &Wanted,
     ) -> Option<Vec<Subscribed>> {
+        let &Wanted { shard, session, epoch, from } = wanted;
         let key = (shard, session);
         let group = shards.get(shard as usize)?;
         let (attached, subscriptions) = group.with_state(|broker| {
@@ -68,6 +85,7 @@ impl Delivery {
                 cursor: DeliveryCursor::at_start(state),
                 credit: 0,
                 sent_before: state.sent_upto,
+                from,
                 inboxes: broker.inboxes_of(session).collect(),
             };
             let subscriptions = state.subscriptions.iter().map(|(filter, s)| Subscribed {
@@ -103,7 +121,18 @@ impl Delivery {
         }
     }
 
+    /// A gateway has taken so many bytes.
+    pub(crate) fn window(&mut self, gateway: u64, bytes: u32) {
+        let window = self.windows.entry(gateway).or_insert(WINDOW_BYTES);
+        *window = (*window + i64::from(bytes)).min(WINDOW_BYTES);
+        if *window > 0 {
+            self.ready.extend(self.blocked.remove(&gateway).into_iter().flatten());
+        }
+    }
+
     pub(crate) fn forget_gateway(&mut self, gateway: u64) {
+        self.windows.remove(&gateway);
+        self.blocked.remove(&gateway);
         let keys: Vec<_> =
             self.sessions.iter().filter(|(_, a)| a.gateway == gateway).map(|(k, _)| *k).collect();
         keys.into_iter().for_each(|key| self.detach(key));
@@ -150,6 +179,10 @@ impl Delivery {
                 if max == 0 {
                     break;
                 }
+                if *self.windows.entry(attached.gateway).or_insert(WINDOW_BYTES) <= 0 {
+                    self.blocked.entry(attached.gateway).or_default().push(key);
+                    break;
+                }
                 owed.clear();
                 group.with_state(|b| b.owed_from(key.1, &mut attached.cursor, max, &mut owed));
                 if owed.is_empty() {
@@ -164,6 +197,10 @@ impl Delivery {
         let now = now_ms();
         let mut dropped = Vec::new();
         for message in owed.drain(..) {
+            let known = |a: &Attached| message.number < a.from;
+            if self.sessions.get(&key).is_some_and(known) {
+                continue;
+            }
             let command = self.read(group, key.0, message.position);
             let Some(attached) = self.sessions.get_mut(&key) else { return };
             let expired = |bytes: &Bytes| match command::decode(bytes) {
@@ -176,6 +213,8 @@ impl Delivery {
                 continue;
             }
             attached.credit -= 1;
+            let bytes = command.as_ref().map_or(0, Bytes::len) as i64 + OVERHEAD_BYTES;
+            *self.windows.entry(attached.gateway).or_insert(WINDOW_BYTES) -= bytes;
             self.events.entry(attached.gateway).or_default().push(contract::Delivery {
                 token: attached.token,
                 number: message.number,

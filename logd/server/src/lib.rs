@@ -7,6 +7,9 @@ mod app;
 mod core;
 mod delivery;
 mod effects;
+mod hub;
+mod registrations;
+mod service;
 mod wills;
 
 pub use app::{Config, Running, StartError, start};

@@ -1,14 +1,14 @@
 //! Owed wills: published to every shard and to live subscribers, then crossed off (S7, G4).
 
 use bytes::Bytes;
-use fluxmq_client::contract::Event;
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::{self, Command, Key, Publish};
 use fluxmq_names::{Kind, ShardId, place};
 use logd_raft::Group;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 
-use crate::core::read_command;
+use crate::core::{Incoming, read_command};
 
 /// Between two tries to publish a will.
 const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
@@ -19,7 +19,7 @@ pub(crate) async fn publish(
     shards: Vec<Group>,
     shard: ShardId,
     id: u64,
-    gateways: Vec<UnboundedSender<Event>>,
+    owner: UnboundedSender<Incoming>,
 ) {
     let Some(group) = shards.get(shard.0 as usize) else { return };
     let Some(owed) =
@@ -52,9 +52,11 @@ pub(crate) async fn publish(
     }
     let mut live = Vec::new();
     Command::Publish(base).encode(body, &mut live);
-    let live = Bytes::from(live);
-    for gateway in gateways {
-        let _ = gateway.send(Event::Live { command: live.clone() });
+    let (taken, by_all) = oneshot::channel();
+    let _ = owner.send(Incoming::Live { command: Bytes::from(live), taken });
+    // The owner is gone when this node stops: whoever starts from the state publishes it again.
+    if by_all.await.is_err() {
+        return;
     }
     let _ = group.lead(&Command::OwedDone { id }).await;
 }

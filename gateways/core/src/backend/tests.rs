@@ -1,21 +1,46 @@
+use fluxmq_client::contract::{Delta, Event, Submit};
 use fluxmq_client::{LogdLink, link};
 
 use super::*;
 
-struct Nothing;
+/// A router that counts what it is told.
+#[derive(Default)]
+struct Told {
+    lost: Cell<u32>,
+    live: Cell<u32>,
+}
 
-impl Router for Nothing {
-    fn filters(&self, _: u32, _: &[(String, String, bool)]) {}
-    fn live(&self, _: &Bytes) {}
+impl Router for Told {
+    fn delta(&self, _: &Delta) {}
+    fn gateway_gone(&self, _: u64) {}
+    fn live(&self, _: &Bytes) {
+        self.live.set(self.live.get() + 1);
+    }
+    fn class(&self, _: &str, _: &str) -> Class {
+        Class::All
+    }
+    fn filters(&self) -> Vec<Change> {
+        Vec::new()
+    }
+    fn register_all(&self) {}
+    fn taken(&self, _: &str, _: u64) {}
+    fn lost(&self) {
+        self.lost.set(self.lost.get() + 1);
+    }
     fn end_batch(&self) {}
+}
+
+fn welcome(gateway_epoch: u64, resumed: bool) -> Event {
+    Event::Welcome { gateway_epoch, shards: 1, resumed, lease_ms: 0 }
 }
 
 /// A registered backend and the end of `logd`.
 async fn registered() -> (Rc<Backend>, LogdLink) {
-    let (mut ours, mut theirs) = link();
-    theirs.to.send(Event::Welcome { gateway_epoch: 1, shards: 1 }).expect("open");
-    let backend = Backend::register(ours.to, &mut ours.from, "g", &Nothing).await.expect("welcome");
-    assert!(matches!(theirs.from.recv().await, Some(Request::Hello { .. })));
+    let (ours, mut theirs) = link();
+    theirs.to.send(welcome(1, false));
+    let (backend, from) = Backend::register(ours, "g", &Told::default()).await.expect("welcome");
+    std::mem::forget(from);
+    assert!(matches!(theirs.from.recv().await, Some(Request::Hello { epoch: 0, .. })));
     (backend, theirs)
 }
 
@@ -24,7 +49,7 @@ fn submit(backend: &Backend, seen: &Rc<RefCell<Vec<Outcome>>>) {
     let seen = seen.clone();
     let waiter: Waiter = Box::new(move |outcome| seen.borrow_mut().push(outcome.clone()));
     backend.submit(0, &Command::Tick, &[], Some(waiter));
-    backend.flush();
+    backend.flush(&Told::default());
 }
 
 fn next_frame(logd: &mut LogdLink) -> Option<Submit> {
@@ -47,18 +72,85 @@ async fn a_refusal_uses_up_no_sequence() {
         first_sequence,
         outcomes: vec![outcome],
     };
-    backend.event(done(1, Outcome::Done), &Nothing);
+    backend.event(done(1, Outcome::Done), &Told::default());
     let refused =
         Event::Refused { shard: 0, first_sequence: 2, count: 1, code: ErrorCode::DiskFull };
-    backend.event(refused, &Nothing);
+    backend.event(refused, &Told::default());
     submit(&backend, &seen);
     assert!(next_frame(&mut logd).is_none(), "it waits for what is in flight");
     let ahead = Outcome::Error { code: ErrorCode::OutOfSequence, detail: 2 };
-    backend.event(done(3, ahead.clone()), &Nothing);
-    backend.flush();
+    backend.event(done(3, ahead.clone()), &Told::default());
+    backend.flush(&Told::default());
     let frame = next_frame(&mut logd).expect("now it goes");
     assert_eq!((frame.first_sequence, frame.confirmed_upto), (2, 1));
-    backend.event(done(2, Outcome::Done), &Nothing);
+    backend.event(done(2, Outcome::Done), &Told::default());
     let full = Outcome::refused(ErrorCode::DiskFull);
     assert_eq!(*seen.borrow(), [Outcome::Done, full, ahead, Outcome::Done]);
+}
+
+#[tokio::test]
+async fn a_refusal_that_overtakes_other_answers_is_told_to_its_own_command() {
+    let (backend, _logd) = registered().await;
+    let (first, second) = (Rc::default(), Rc::default());
+    submit(&backend, &first);
+    submit(&backend, &second);
+    let refused =
+        Event::Refused { shard: 0, first_sequence: 2, count: 1, code: ErrorCode::TooLarge };
+    backend.event(refused, &Told::default());
+    assert_eq!(*second.borrow(), [Outcome::refused(ErrorCode::TooLarge)]);
+    assert!(first.borrow().is_empty());
+    let done = Event::Outcomes { shard: 0, first_sequence: 1, outcomes: vec![Outcome::Done] };
+    backend.event(done, &Told::default());
+    assert_eq!(*first.borrow(), [Outcome::Done]);
+}
+
+#[tokio::test]
+async fn what_was_not_answered_is_said_again_over_a_new_link_and_answered_once() {
+    let (backend, logd) = registered().await;
+    let seen = Rc::default();
+    submit(&backend, &seen);
+    submit(&backend, &seen);
+    let done = |first_sequence| Event::Outcomes {
+        shard: 0,
+        first_sequence,
+        outcomes: vec![Outcome::Done],
+    };
+    backend.event(done(1), &Told::default());
+    drop(logd);
+    submit(&backend, &seen);
+    let (ours, mut theirs) = link();
+    theirs.to.send(welcome(1, true));
+    let told = Told::default();
+    let _from = backend.join(ours, &told).await.expect("welcome");
+    assert!(matches!(theirs.from.recv().await, Some(Request::Hello { epoch: 1, .. })));
+    assert!(matches!(theirs.from.recv().await, Some(Request::Announce { full: true, .. })));
+    for sequence in 2..=3 {
+        assert_eq!(next_frame(&mut theirs).map(|f| f.first_sequence), Some(sequence));
+    }
+    for answer in [done(2), done(2), done(3)] {
+        backend.event(answer, &told);
+    }
+    assert_eq!((seen.borrow().len(), told.lost.get()), (3, 0));
+}
+
+#[tokio::test]
+async fn an_ended_epoch_ends_all_that_was_under_way() {
+    let (backend, _logd) = registered().await;
+    let seen = Rc::default();
+    submit(&backend, &seen);
+    let (ours, theirs) = link();
+    theirs.to.send(welcome(9, false));
+    let told = Told::default();
+    let _from = backend.join(ours, &told).await.expect("welcome");
+    assert_eq!(*seen.borrow(), [Outcome::refused(ErrorCode::Fenced)]);
+    assert_eq!(told.lost.get(), 1);
+    let mut theirs = theirs;
+    submit(&backend, &seen);
+    while let Ok(request) = theirs.from.try_recv() {
+        if let Request::Submit(submit) = request {
+            assert_eq!(submit.first_sequence, 1, "a new epoch begins at one");
+            return;
+        }
+    }
+    panic!("nothing was sent");
 }

@@ -78,7 +78,7 @@ fn what_is_removed_leaves_nothing_behind() {
         assert!(!table.subscribe(filter, &a, options(0, 0)), "replaced, not added");
     }
     for filter in ["x/y", "x/+/z", "#", "+/a/#"] {
-        assert!(table.has_live(filter));
+        assert_eq!(table.class(filter), Class::All);
         assert!(table.unsubscribe(filter, &a));
         assert!(!table.unsubscribe(filter, &a));
     }
@@ -106,4 +106,52 @@ fn a_cached_route_survives_changes_that_do_not_touch_its_topic() {
     assert!(table.still_valid("my/topic", before));
     table.subscribe("other/more", &a, options(1, 0));
     assert!(!table.still_valid("my/topic", before), "more changes than are remembered");
+}
+
+fn shown(mut all: Vec<(String, Class)>) -> Vec<(String, Class)> {
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    all
+}
+
+#[test]
+fn a_gateway_announces_what_is_subscribed_live() {
+    let (mut table, a) = (RouteTable::default(), subscriber());
+    let durable = SubscriptionOptions { durable: true, ..options(1, 0) };
+    for filter in ["x/y", "x/+/z", "x/+", "x/#", "#", "+/a/#"] {
+        table.subscribe(filter, &a, durable);
+        assert_eq!(table.class(filter), Class::Zero);
+    }
+    table.subscribe("x/+", &subscriber(), options(0, 0));
+    table.set_gateway("only/there", 7, Class::All);
+    let expected = [
+        ("#", Class::Zero),
+        ("+/a/#", Class::Zero),
+        ("x/#", Class::Zero),
+        ("x/+", Class::All),
+        ("x/+/z", Class::Zero),
+        ("x/y", Class::Zero),
+    ];
+    let expected = expected.map(|(filter, class)| (filter.to_owned(), class));
+    assert_eq!(shown(table.live_filters()), expected);
+}
+
+#[test]
+fn other_gateways_are_destinations_until_they_are_forgotten() {
+    let mut table = RouteTable::default();
+    table.set_gateway("x/+", 7, Class::Zero);
+    table.set_gateway("x/y", 7, Class::All);
+    table.set_gateway("x/y", 9, Class::Zero);
+    table.set_shard("x/#", 2, true);
+    let other = |epoch, zero| OtherGateway { epoch, zero };
+    assert_eq!(table.resolve("x/y").gateways, [other(7, false), other(9, true)]);
+    assert_eq!(table.resolve("x/z").gateways, [other(7, true)]);
+    table.set_gateway("x/y", 7, Class::Gone);
+    assert_eq!(table.resolve("x/y").gateways, [other(7, true), other(9, true)]);
+    let before = table.generation();
+    table.forget(Source::Gateway(7));
+    assert!(!table.still_valid("x/z", before));
+    assert!(table.resolve("x/z").gateways.is_empty());
+    table.forget(Source::Gateway(9));
+    table.forget(Source::Shard(2));
+    assert!(table.exact.is_empty() && table.wild.is_empty());
 }

@@ -1,9 +1,14 @@
-//! `logd` through a link, as a gateway of the same process sees it.
+//! `logd` through a link, as a gateway sees it: of the same process, and over gRPC.
 
 #![allow(clippy::unwrap_used)] // helpers of tests are not seen as tests
 
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use fluxmq_client::Link;
+use fluxmq_client::transport::connect;
 use fluxmq_client::contract::{Delivery, Event, Request, Submit};
 use fluxmq_commands::command::{Command, Connect, NEVER, Publish, Settled, Wanted, Will, decode};
 use fluxmq_commands::{Connected, Outcome};
@@ -11,8 +16,54 @@ use fluxmq_names::{ErrorCode, Kind, place};
 use fluxmq_proto::message::HeadWriter;
 use logd::{Config, Running, start};
 
+/// What carries a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carrier {
+    Mailbox,
+    Grpc,
+}
+
+const BOTH: [Carrier; 2] = [Carrier::Mailbox, Carrier::Grpc];
+
+/// A `logd` and how to reach it.
+struct Node {
+    logd: Running,
+    url: String,
+    carrier: Carrier,
+}
+
+// === impl Node ===
+
+impl Node {
+    fn start(data_dir: Option<&Path>, shards: u32, carrier: Carrier) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let alone = carrier == Carrier::Mailbox;
+        let data_dir = data_dir.map(Path::to_path_buf);
+        let config = Config { data_dir, shards, grpc: vec![Arc::new(listener)], alone };
+        Self { logd: start(config).unwrap(), url, carrier }
+    }
+
+    fn join(&self, name: &str) -> Gateway {
+        self.join_as(name, 0)
+    }
+
+    fn join_as(&self, name: &str, epoch: u64) -> Gateway {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
+        let link = match self.carrier {
+            Carrier::Mailbox => self.logd.connect(),
+            Carrier::Grpc => runtime.block_on(connect(&self.url)).unwrap(),
+        };
+        Gateway::hello(link, runtime, name, epoch)
+    }
+}
+
 /// A gateway that asks one thing at a time.
 struct Gateway {
+    epoch: u64,
+    _runtime: tokio::runtime::Runtime,
     link: Link,
     shards: u32,
     next: Vec<u64>,
@@ -21,19 +72,34 @@ struct Gateway {
 }
 
 impl Gateway {
-    fn join(logd: &Running, name: &str) -> Self {
-        let link = logd.connect();
-        link.to.send(Request::Hello { name: name.into() }).unwrap();
-        let mut gateway = Self { link, shards: 0, next: Vec::new(), early: Vec::new() };
+    fn hello(link: Link, runtime: tokio::runtime::Runtime, name: &str, epoch: u64) -> Self {
+        assert!(link.to.send(Request::Hello { name: name.into(), epoch }));
+        if epoch > 0 {
+            assert!(link.to.send(Request::Announce { id: 0, full: true, changes: Vec::new() }));
+        }
+        let (next, early) = (Vec::new(), Vec::new());
+        let mut gateway = Self { epoch: 0, _runtime: runtime, link, shards: 0, next, early };
         let welcome = gateway.wait(|e| matches!(e, Event::Welcome { .. }));
-        let Event::Welcome { shards, .. } = welcome else { unreachable!() };
+        let Event::Welcome { shards, gateway_epoch, .. } = welcome else { unreachable!() };
         gateway.shards = shards;
+        gateway.epoch = gateway_epoch;
         gateway.next = vec![1; shards as usize];
         gateway
     }
 
     fn ask(&self, request: Request) {
-        self.link.to.send(request).unwrap();
+        assert!(self.link.to.send(request));
+    }
+
+    /// Answers what is asked of every gateway.
+    fn keep_up(&self, event: &Event) {
+        match event {
+            Event::Others(true) => {
+                self.ask(Request::Announce { id: 0, full: true, changes: Vec::new() });
+            }
+            Event::Deltas { version, .. } => self.ask(Request::Ack { version: *version }),
+            _ => {}
+        }
     }
 
     fn wait(&mut self, wanted: impl Fn(&Event) -> bool) -> Event {
@@ -42,6 +108,7 @@ impl Gateway {
         }
         loop {
             let event = self.link.from.blocking_recv().expect("logd runs");
+            self.keep_up(&event);
             if wanted(&event) {
                 return event;
             }
@@ -99,7 +166,7 @@ impl Gateway {
 
     fn open(&mut self, client_id: &str, at: Connected, token: u64) -> bool {
         let (shard, session, epoch) = (self.home(client_id), at.session, at.epoch);
-        self.ask(Request::Open { token, shard, session, epoch });
+        self.ask(Request::Open { token, shard, session, epoch, from: 0 });
         let opened = self.wait(|e| matches!(e, Event::Opened { token: t, .. } if *t == token));
         matches!(opened, Event::Opened { subscriptions: Some(_), .. })
     }
@@ -135,15 +202,15 @@ fn payload(command: &Bytes) -> Vec<u8> {
     fluxmq_proto::message::split(message).unwrap().1.to_vec()
 }
 
-fn in_memory(shards: u32) -> Running {
-    start(Config { data_dir: None, shards }).unwrap()
+fn in_memory(shards: u32, carrier: Carrier) -> Node {
+    Node::start(None, shards, carrier)
 }
 
 #[test]
 fn what_is_published_is_delivered_in_order_under_credit() {
-    for shards in [1, 4] {
-        let logd = in_memory(shards);
-        let mut gateway = Gateway::join(&logd, "g");
+    for (shards, carrier) in [(1, BOTH[0]), (4, BOTH[0]), (1, BOTH[1]), (4, BOTH[1])] {
+        let logd = in_memory(shards, carrier);
+        let mut gateway = logd.join("g");
         let at = gateway.connect("c", 7, None);
         gateway.subscribe("c", at, "a/+");
         assert!(gateway.open("c", at, 7));
@@ -161,11 +228,13 @@ fn what_is_published_is_delivered_in_order_under_credit() {
 
 #[test]
 fn a_restart_keeps_what_was_acknowledged_and_not_settled() {
-    for (shards, says_goodbye) in [(1, true), (4, false)] {
+    for (shards, says_goodbye, carrier) in
+        [(1, true, BOTH[0]), (4, false, BOTH[0]), (4, true, BOTH[1]), (1, false, BOTH[1])]
+    {
         let dir = tempfile::tempdir().unwrap();
-        let config = Config { data_dir: Some(dir.path().join("data")), shards };
-        let logd = start(config.clone()).unwrap();
-        let mut gateway = Gateway::join(&logd, "g");
+        let data = dir.path().join("data");
+        let logd = Node::start(Some(&data), shards, carrier);
+        let mut gateway = logd.join("g");
         let at = gateway.connect("c", 1, None);
         gateway.subscribe("c", at, "t");
         assert!(gateway.open("c", at, 1));
@@ -186,8 +255,8 @@ fn a_restart_keeps_what_was_acknowledged_and_not_settled() {
         drop(gateway);
         drop(logd);
 
-        let logd = start(config.clone()).unwrap();
-        let mut gateway = Gateway::join(&logd, "g");
+        let logd = Node::start(Some(&data), shards, carrier);
+        let mut gateway = logd.join("g");
         let at = gateway.connect("c", 2, None);
         assert!(at.present);
         assert_eq!(at.previous, (0, 0), "the epoch of the gateway before has ended");
@@ -198,37 +267,63 @@ fn a_restart_keeps_what_was_acknowledged_and_not_settled() {
         let owed: Vec<_> = (5..20).map(|n| (n, n < 10 || !says_goodbye)).collect();
         assert_eq!(sent, owed);
         drop(logd);
-        let other = start(Config { shards: shards + 1, ..config });
+        let (shards, grpc) = (shards + 1, Vec::new());
+        let other = start(Config { data_dir: Some(data), shards, grpc, alone: true });
         assert!(other.err().is_some_and(|e| e.to_string().contains("shards")));
     }
 }
 
 #[test]
 fn a_takeover_ends_the_old_connection_and_its_late_open_changes_nothing() {
-    let logd = in_memory(1);
-    let (mut old, mut new) = (Gateway::join(&logd, "old"), Gateway::join(&logd, "new"));
+    for carrier in BOTH {
+        takeover(&in_memory(1, carrier));
+    }
+}
+
+fn takeover(logd: &Node) {
+    let mut old = logd.join("old");
+    // The old one has to say what it has before the new one is welcome.
+    old.ask(Request::Announce { id: 0, full: true, changes: Vec::new() });
+    let mut new = std::thread::scope(|s| {
+        let joining = s.spawn(|| logd.join("new"));
+        old.wait(|e| matches!(e, Event::Others(true)));
+        joining.join().unwrap()
+    });
     let first = old.connect("c", 1, None);
     old.subscribe("c", first, "t");
     assert!(old.open("c", first, 1));
     let second = new.connect("c", 2, None);
     assert_eq!((second.session, second.previous.1), (first.session, 1));
-    assert!(matches!(old.wait(|e| matches!(e, Event::Taken { .. })), Event::Taken { token: 1 }));
+    let taken = old.wait(|e| matches!(e, Event::Taken { .. }));
+    assert!(matches!(taken, Event::Taken { token: 1, client_id } if client_id == "c"));
     assert!(new.open("c", second, 2));
     assert!(!old.open("c", first, 1), "an epoch that is gone");
     old.ask(Request::Credit { token: 1, count: 10 });
     assert_eq!(new.publish("t", b"x"), 1);
     assert_eq!(payload(&new.receive(2, 1)[0].command), b"x");
-    old.ask(Request::Barrier { id: 9 });
-    old.wait(|e| matches!(e, Event::Barrier { id: 9 }));
+    old.ask(Request::ReadRetained {
+        id: 9,
+        shard: 0,
+        vhost: "/".into(),
+        filter: "#".into(),
+        after: String::new(),
+    });
+    old.wait(|e| matches!(e, Event::Retained { id: 9, .. }));
     assert!(old.early.iter().all(|e| !matches!(e, Event::Deliveries(_))));
 }
 
 #[test]
 fn the_will_of_a_gateway_that_died_with_the_process_is_published_after_the_restart() {
+    for carrier in BOTH {
+        will_after_restart(carrier);
+    }
+}
+
+fn will_after_restart(carrier: Carrier) {
     let dir = tempfile::tempdir().unwrap();
-    let config = Config { data_dir: Some(dir.path().join("data")), shards: 4 };
-    let logd = start(config.clone()).unwrap();
-    let mut gateway = Gateway::join(&logd, "g");
+    let data = dir.path().join("data");
+    let logd = Node::start(Some(&data), 4, carrier);
+    let mut gateway = logd.join("g");
     let watcher = gateway.connect("watcher", 1, None);
     gateway.subscribe("watcher", watcher, "wills/#");
     let will = Will { qos: 1, retain: false, delay_s: 0, expiry_s: 0, topic: "wills/c" };
@@ -236,8 +331,8 @@ fn the_will_of_a_gateway_that_died_with_the_process_is_published_after_the_resta
     drop(gateway);
     drop(logd);
 
-    let logd = start(config).unwrap();
-    let mut gateway = Gateway::join(&logd, "g");
+    let logd = Node::start(Some(&data), 4, carrier);
+    let mut gateway = logd.join("g");
     let watcher = gateway.connect("watcher", 1, None);
     assert!(gateway.open("watcher", watcher, 1));
     let got = gateway.receive(1, 1);
@@ -249,8 +344,8 @@ fn the_will_of_a_gateway_that_died_with_the_process_is_published_after_the_resta
 
 #[test]
 fn retained_messages_come_by_page_in_the_order_of_topics() {
-    let logd = in_memory(1);
-    let mut gateway = Gateway::join(&logd, "g");
+    let logd = in_memory(1, Carrier::Grpc);
+    let mut gateway = logd.join("g");
     for n in 0..250_u32 {
         let topic = format!("r/{n:03}");
         let store = Publish {
@@ -283,8 +378,11 @@ fn retained_messages_come_by_page_in_the_order_of_topics() {
 
 #[test]
 fn bad_frames_are_refused_and_harm_nobody() {
-    let logd = in_memory(1);
-    let mut gateway = Gateway::join(&logd, "g");
+    BOTH.into_iter().for_each(|carrier| bad_frames(&in_memory(1, carrier)));
+}
+
+fn bad_frames(logd: &Node) {
+    let mut gateway = logd.join("g");
     let mut publish = Vec::new();
     Command::Publish(Publish { qos: 1, vhost: "/", topic: "t", ..Publish::default() })
         .encode(&message(b"x"), &mut publish);

@@ -1,0 +1,213 @@
+//! What comes from `logd`.
+
+use std::rc::Rc;
+
+use fluxmq_client::contract::{DELIVERY_OVERHEAD_BYTES, Delivery, Event, Request};
+use fluxmq_commands::Outcome;
+use fluxmq_names::ErrorCode;
+
+use super::relay::TAKEN;
+use super::stream::{Stream, Waiter};
+use super::{Backend, Receiver, Router};
+
+// === impl Backend ===
+
+impl Backend {
+    pub(super) fn event(&self, event: Event, router: &dyn Router) {
+        match event {
+            Event::Welcome { gateway_epoch, shards, resumed, lease_ms } => {
+                self.welcomed(gateway_epoch, shards, resumed, lease_ms, router);
+            }
+            Event::Outcomes { shard, first_sequence, outcomes } => {
+                self.outcomes(shard, first_sequence, &outcomes);
+            }
+            Event::Refused { shard, first_sequence, code, .. } => {
+                self.refused(shard, first_sequence, code);
+            }
+            Event::Registered { token, exists } => self.calls.registered(token, exists),
+            Event::Opened { token, subscriptions } => self.opened(token, subscriptions),
+            Event::Deliveries(all) => self.deliver(&all),
+            Event::Taken { token, client_id } => {
+                let receiver = self.receivers.borrow().get(&token).cloned();
+                receiver.into_iter().for_each(|r| r.taken());
+                router.taken(&client_id, token);
+            }
+            Event::Deltas { version, deltas } => {
+                deltas.iter().for_each(|delta| router.delta(delta));
+                self.send(Request::Ack { version });
+            }
+            Event::Others(others) => self.others(others, router),
+            Event::Done { id } => {
+                self.announcer.borrow_mut().done(id);
+                self.flush_announcement(router);
+            }
+            Event::Lease { nonce, lease_ms } => {
+                self.lease.renewed(nonce, lease_ms);
+                self.release_held();
+            }
+            Event::GatewayGone { epoch } => {
+                router.gateway_gone(epoch);
+                let waiting = self.relays.borrow_mut().gone(epoch);
+                self.tell(waiting);
+            }
+            Event::Relay(relay) => {
+                let (fresh, upto) = self.relays.borrow_mut().take(&relay);
+                fresh.iter().for_each(|command| router.live(command));
+                self.send(Request::RelayTaken { peer: relay.peer, upto });
+            }
+            Event::RelayTaken { peer, upto } => {
+                let told = self.relays.borrow_mut().taken(peer, upto);
+                self.tell(told);
+            }
+            Event::Resend { peer } => {
+                let again = self.relays.borrow().again(Some(peer));
+                again.into_iter().for_each(|request| self.send(request));
+            }
+            Event::Retained { id, commands, more } => self.calls.retained(id, (commands, more)),
+            Event::Live { command } => router.live(&command),
+        }
+    }
+
+    fn tell(&self, waiters: Vec<Waiter>) {
+        waiters.into_iter().for_each(|waiter| waiter(&TAKEN));
+        self.release_held();
+    }
+
+    fn welcomed(
+        &self,
+        epoch: u64,
+        shards: u32,
+        resumed: bool,
+        lease_ms: u32,
+        router: &dyn Router,
+    ) {
+        if self.epoch.get() > 0 && !resumed {
+            self.lost(router);
+        }
+        self.epoch.set(epoch);
+        self.shards.set(shards);
+        self.welcome.set(true);
+        self.lease.given(self.hello_ms.get(), lease_ms);
+        self.taken_bytes.set(0);
+        self.streams.borrow_mut().resize_with(shards as usize, Stream::default);
+        if resumed {
+            self.say_again(router);
+        }
+        self.release_held();
+    }
+
+    /// Everything that was under way goes over the new link.
+    fn say_again(&self, router: &dyn Router) {
+        for (shard, stream) in self.streams.borrow_mut().iter_mut().enumerate() {
+            stream.resend(shard as u32).into_iter().for_each(|request| self.send(request));
+        }
+        let relays = self.relays.borrow().again(None);
+        relays.into_iter().for_each(|request| self.send(request));
+        if self.has_others() {
+            router.register_all();
+        }
+        self.calls.again().into_iter().for_each(|request| self.send(request));
+        let receivers: Vec<_> =
+            self.receivers.borrow().iter().map(|(token, r)| (*token, r.clone())).collect();
+        for (token, receiver) in receivers {
+            // One that is being opened is opened by its call.
+            if !self.calls.holds(token) {
+                receiver.reopen();
+            }
+        }
+        self.unsent.set(true);
+    }
+
+    /// The epoch has ended: nothing of what was under way is answered any more.
+    fn lost(&self, router: &dyn Router) {
+        self.lease.end();
+        let gone = Outcome::refused(ErrorCode::Fenced);
+        let mut waiters = Vec::new();
+        for stream in self.streams.take() {
+            waiters.extend(stream.into_waiters());
+        }
+        waiters.extend(self.relays.borrow_mut().clear());
+        self.calls.clear();
+        self.receivers.take();
+        waiters.into_iter().for_each(|waiter| waiter(&gone));
+        router.lost();
+    }
+
+    fn others(&self, others: bool, router: &dyn Router) {
+        let before = std::mem::replace(&mut self.announcer.borrow_mut().others, others);
+        if others && !before {
+            router.register_all();
+            self.announce_all(router);
+        }
+    }
+
+    fn outcomes(&self, shard: u32, first: u64, outcomes: &[Outcome]) {
+        let out_of_sequence = |outcome: &Outcome| match outcome {
+            Outcome::Error { code: ErrorCode::OutOfSequence, detail } => Some(*detail),
+            _ => None,
+        };
+        let next = outcomes.iter().find_map(out_of_sequence);
+        let answered = self.with_stream(shard, |stream| {
+            let waiters = stream.answered(first, next)?;
+            let seen = outcomes.iter().take_while(|o| out_of_sequence(o).is_none()).count() as u64;
+            if seen > 0 {
+                stream.confirm(first + seen - 1);
+            }
+            Some(waiters)
+        });
+        // Waiters may submit again.
+        for (waiter, outcome) in answered.flatten().into_iter().flatten().zip(outcomes) {
+            waiter.into_iter().for_each(|waiter| waiter(outcome));
+        }
+        self.unsent.set(true);
+        self.release_held();
+    }
+
+    fn refused(&self, shard: u32, first: u64, code: ErrorCode) {
+        if matches!(code, ErrorCode::NotLeader | ErrorCode::Unavailable) {
+            // Nobody is told: it is sent again, to whoever can take it (G5).
+            self.with_stream(shard, |stream| stream.postpone(first));
+            return;
+        }
+        let answered = self.with_stream(shard, |stream| stream.answered(first, Some(first)));
+        let waiters = answered.flatten().into_iter().flatten().flatten();
+        waiters.for_each(|waiter| waiter(&Outcome::refused(code)));
+        self.unsent.set(true);
+        self.release_held();
+    }
+
+    fn with_stream<T>(&self, shard: u32, f: impl FnOnce(&mut Stream) -> T) -> Option<T> {
+        self.streams.borrow_mut().get_mut(shard as usize).map(f)
+    }
+
+    fn opened(
+        &self,
+        token: u64,
+        subscriptions: Option<Vec<fluxmq_client::contract::Subscribed>>,
+    ) {
+        if self.calls.holds(token) {
+            self.calls.opened(token, subscriptions);
+        } else if subscriptions.is_none() {
+            // It was opened again, and the session is somebody else's by now.
+            let receiver = self.receivers.borrow().get(&token).cloned();
+            receiver.into_iter().for_each(|r| r.taken());
+        }
+    }
+
+    fn deliver(&self, all: &[Delivery]) {
+        let mut last: Option<(u64, Rc<dyn Receiver>)> = None;
+        let mut bytes = self.taken_bytes.get();
+        for delivery in all {
+            let len = u32::try_from(delivery.command.len()).unwrap_or(u32::MAX);
+            bytes = bytes.saturating_add(len).saturating_add(DELIVERY_OVERHEAD_BYTES);
+            if last.as_ref().is_none_or(|(token, _)| *token != delivery.token) {
+                let receiver = self.receivers.borrow().get(&delivery.token).cloned();
+                last = receiver.map(|r| (delivery.token, r));
+            }
+            if let Some((_, receiver)) = &last {
+                receiver.delivery(delivery);
+            }
+        }
+        self.taken_bytes.set(bytes);
+    }
+}
