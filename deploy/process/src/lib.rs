@@ -1,8 +1,14 @@
-//! What every process of ours does around its work: settings, listeners, limits, logs and signals.
+//! What every process of ours does around its work: settings, listeners, limits, logs, health, metrics and signals.
 //! It knows nothing of logs, brokers or protocols.
 
+pub mod command_line;
 pub mod file_limit;
 pub mod listen;
 pub mod logging;
-
+pub mod program;
+pub mod settings;
 pub mod signals;
+pub mod startup;
+
+pub use program::Program;
+pub use settings::Settings;

@@ -5,15 +5,17 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::str::FromStr;
 
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::program::Program;
+use crate::settings::word_or_list;
 
 /// Connections the kernel holds for us until they are accepted.
 const BACKLOG: i32 = 4_096;
 
-/// Where a listener listens: `off`, `HOST:PORT`, or `loopback` with a port on 127.0.0.1 and ::1.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Where a listener listens: `off`, or `HOST:PORT`, several separated by commas (in a file also as a list).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd)]
 pub enum ListenAddress {
     /// Not at all.
     Off,
@@ -60,12 +62,16 @@ impl FromStr for ListenAddress {
         if text == "off" {
             return Ok(Self::Off);
         }
-        // ":1883" is how Go programs write every address of the machine.
-        let text = text.strip_prefix(':').map_or(text.to_owned(), |port| format!("0.0.0.0:{port}"));
-        let found = text.to_socket_addrs().map_err(|e| {
-            format!("{text:?} is not an address: {e}; write HOST:PORT, for example 127.0.0.1:1883, or off")
-        })?;
-        Ok(Self::At(found.collect()))
+        let mut all = Vec::new();
+        for word in text.split(',').map(str::trim) {
+            // ":1883" is how Go programs write every address of the machine.
+            let full = word.strip_prefix(':').map(|port| format!("0.0.0.0:{port}"));
+            let found = full.as_deref().unwrap_or(word).to_socket_addrs().map_err(|e| {
+                format!("{word:?} is not an address: {e}; write HOST:PORT, for example 127.0.0.1:1883, or off")
+            })?;
+            all.extend(found);
+        }
+        Ok(Self::At(all))
     }
 }
 
@@ -83,7 +89,7 @@ impl fmt::Display for ListenAddress {
 
 impl<'de> Deserialize<'de> for ListenAddress {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        word_or_list(deserializer, "HOST:PORT, a list of them, or off")
     }
 }
 
@@ -148,15 +154,15 @@ fn bind(at: SocketAddr) -> io::Result<TcpListener> {
 ///
 /// # Errors
 /// One line that says what to do.
-pub fn refuse_exposed(wanted: &[(&str, &ListenAddress)]) -> Result<(), Vec<String>> {
+pub fn refuse_exposed(
+    program: Program,
+    wanted: &[(&str, &ListenAddress)],
+) -> Result<(), Vec<String>> {
+    let how = program.how_to_allow_anonymous();
     let refused: Vec<_> = wanted
         .iter()
         .filter_map(|(_, address)| address.exposed())
-        .map(|at| {
-            format!(
-                "refusing to serve {at} without authentication; add users or say --allow-anonymous"
-            )
-        })
+        .map(|at| format!("refusing to serve {at} without authentication; add users or {how}"))
         .collect();
     if refused.is_empty() { Ok(()) } else { Err(refused) }
 }
@@ -182,21 +188,29 @@ mod tests {
 
     #[test]
     fn only_loopback_is_served_to_everybody() {
-        assert_eq!(refuse_exposed(&[("mqtt", &ListenAddress::Loopback(1))]), Ok(()));
-        assert_eq!(refuse_exposed(&[("mqtt", &at("127.0.0.2:1")), ("x", &at("[::1]:1"))]), Ok(()));
-        let refused = refuse_exposed(&[("mqtt", &at(":1883"))]).expect_err("all addresses");
+        assert_eq!(
+            refuse_exposed(Program::Fluxmq, &[("mqtt", &ListenAddress::Loopback(1))]),
+            Ok(())
+        );
+        assert_eq!(
+            refuse_exposed(Program::Fluxmq, &[("mqtt", &at("127.0.0.2:1")), ("x", &at("[::1]:1"))]),
+            Ok(())
+        );
+        let refused =
+            refuse_exposed(Program::Fluxmq, &[("mqtt", &at(":1883"))]).expect_err("all addresses");
         assert_eq!(
             refused,
             [
                 "refusing to serve 0.0.0.0:1883 without authentication; add users or say --allow-anonymous"
             ]
         );
-        assert!(refuse_exposed(&[("mqtt", &at("[::]:1"))]).is_err());
+        assert!(refuse_exposed(Program::Fluxmq, &[("mqtt", &at("[::]:1"))]).is_err());
     }
 
     #[test]
     fn what_is_no_address_is_told() {
         assert_eq!(at("off"), ListenAddress::Off);
+        assert_eq!(at("127.0.0.1:1, [::1]:2").to_string(), "127.0.0.1:1, [::1]:2");
         let error = "1883".parse::<ListenAddress>().expect_err("no port");
         assert!(error.contains("HOST:PORT"), "{error}");
     }

@@ -1,20 +1,13 @@
 //! `fluxmq`: all of the broker in one process. Composition only; what it composes lives elsewhere.
 
 mod app;
-mod options;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use fluxmq_process::command_line::FluxmqOptions;
+use fluxmq_process::startup;
 
 fn main() -> ExitCode {
-    match app::run(options::Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(lines) => {
-            for line in lines {
-                eprintln!("error: {line}");
-            }
-            ExitCode::FAILURE
-        }
-    }
+    startup::exit(FluxmqOptions::parse().settings().and_then(|settings| app::run(&settings)))
 }

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use fluxmq_client::{Link, LogdLink, link};
 use fluxmq_commands::command::Command;
 use fluxmq_names::{Position, ShardId};
+use fluxmq_process::Settings;
 use logd_broker::Broker;
 use logd_log::io::{DiskIo, Io, MemoryIo};
 use logd_log::{AbortOnFatal, Disk, DiskConfig, OpenOptions};
@@ -25,8 +26,6 @@ use crate::service;
 const NODE: u64 = 1;
 /// Directory number of the meta group's log.
 const META_DIR: u64 = u32::MAX as u64;
-/// Bytes a log in memory may take.
-const MEMORY_BYTES: u64 = 16 << 30;
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -40,6 +39,41 @@ pub struct Config {
     /// The gateway of this process is the only one there can be: whatever was registered before is gone
     /// (design T2). Else earlier gateways may come back until their lease runs out.
     pub alone: bool,
+    /// How the log is written.
+    pub disk: DiskConfig,
+    /// Bytes a log in memory may take.
+    pub memory_bytes_max: u64,
+}
+
+// === impl Config ===
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::from(&Settings::default())
+    }
+}
+
+impl From<&Settings> for Config {
+    fn from(settings: &Settings) -> Self {
+        let (node, storage) = (&settings.node, &settings.storage);
+        let disk = DiskConfig {
+            commit_interval_us: storage.commit_interval_us,
+            commit_bytes: storage.commit_bytes,
+            queue_bytes_max: storage.queue_bytes_max,
+            segment_bytes_first: storage.segment_bytes_first,
+            segment_bytes_max: storage.segment_bytes_max,
+            low_water_bytes: (storage.low_water_bytes > 0).then_some(storage.low_water_bytes),
+            ..DiskConfig::default()
+        };
+        Self {
+            data_dir: node.data_dir.path().cloned(),
+            shards: node.shards,
+            disk,
+            memory_bytes_max: storage.memory_bytes_max,
+            grpc: Vec::new(),
+            alone: true,
+        }
+    }
 }
 
 /// Why it does not start, in one line.
@@ -146,10 +180,10 @@ fn spawn_service(listener: &TcpListener, accepted: &WeakUnboundedSender<LogdLink
 async fn open(config: Config) -> Result<(Disk, Core), StartError> {
     let (io, dir): (Arc<dyn Io>, PathBuf) = match config.data_dir {
         Some(dir) => (Arc::new(DiskIo), dir),
-        None => (Arc::new(MemoryIo::new(MEMORY_BYTES)), "/memory".into()),
+        None => (Arc::new(MemoryIo::new(config.memory_bytes_max)), "/memory".into()),
     };
-    let disk = Disk::start(io, dir, DiskConfig::default(), Arc::new(AbortOnFatal))
-        .map_err(StartError::new)?;
+    let disk =
+        Disk::start(io, dir, config.disk, Arc::new(AbortOnFatal)).map_err(StartError::new)?;
     let there = disk.shards().map_err(StartError::new)?;
     let data = there.iter().filter(|s| **s != META_DIR).count() as u64;
     if !there.is_empty() && data != u64::from(config.shards) {

@@ -41,7 +41,8 @@ impl Node {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let alone = carrier == Carrier::Mailbox;
         let data_dir = data_dir.map(Path::to_path_buf);
-        let config = Config { data_dir, shards, grpc: vec![Arc::new(listener)], alone };
+        let grpc = vec![Arc::new(listener)];
+        let config = Config { data_dir, shards, grpc, alone, ..Config::default() };
         Self { logd: start(config).unwrap(), url, carrier }
     }
 
@@ -268,7 +269,7 @@ fn a_restart_keeps_what_was_acknowledged_and_not_settled() {
         assert_eq!(sent, owed);
         drop(logd);
         let (shards, grpc) = (shards + 1, Vec::new());
-        let other = start(Config { data_dir: Some(data), shards, grpc, alone: true });
+        let other = start(Config { data_dir: Some(data), shards, grpc, ..Config::default() });
         assert!(other.err().is_some_and(|e| e.to_string().contains("shards")));
     }
 }

@@ -5,4 +5,5 @@ mod kill;
 mod live;
 mod process;
 mod sessions;
+mod settings;
 mod start;

@@ -16,6 +16,88 @@ pub(crate) struct Place {
     _dir: TempDir,
 }
 
+/// A process of ours that was started by hand: what it said until it was ready, or all it said.
+pub(crate) struct Run {
+    child: Child,
+    /// Lines on standard output up to `ready in …`.
+    pub(crate) lines: Vec<String>,
+    /// Set when it ended by itself.
+    ended: Option<ExitStatus>,
+    stderr: std::thread::JoinHandle<String>,
+}
+
+/// Starts a process and waits until it is ready or has ended.
+pub(crate) fn run(command: &mut Command) -> Run {
+    let mut child =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary is built");
+    let mut stderr = child.stderr.take().expect("piped");
+    let stderr = std::thread::spawn(move || {
+        let mut said = String::new();
+        stderr.read_to_string(&mut said).expect("utf-8");
+        said
+    });
+    let mut lines = Vec::new();
+    for line in BufReader::new(child.stdout.take().expect("piped")).lines() {
+        lines.push(line.expect("utf-8"));
+        if lines.last().is_some_and(|line| line.starts_with("ready in ")) {
+            return Run { child, lines, ended: None, stderr };
+        }
+    }
+    let ended = Some(child.wait().expect("it ended"));
+    Run { child, lines, ended, stderr }
+}
+
+// === impl Run ===
+
+impl Run {
+    pub(crate) fn ready(&self) -> bool {
+        self.ended.is_none()
+    }
+
+    /// Whether it said this line.
+    pub(crate) fn said(&self, line: &str) -> bool {
+        self.lines.iter().any(|said| said == line)
+    }
+
+    /// Its exit code; it must have ended by itself.
+    pub(crate) fn code(&self) -> Option<i32> {
+        self.ended.expect("it runs on").code()
+    }
+
+    /// SIGTERM; returns how it ended.
+    pub(crate) fn terminate(mut self) -> ExitStatus {
+        terminate(&mut self.child)
+    }
+
+    /// SIGTERM; returns what it said on standard error.
+    pub(crate) fn stop(mut self) -> String {
+        terminate(&mut self.child);
+        self.stderr()
+    }
+
+    /// What it said on standard error; ends it if it runs.
+    pub(crate) fn stderr(mut self) -> String {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let reader = std::mem::replace(&mut self.stderr, std::thread::spawn(String::new));
+        reader.join().expect("it read all")
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn terminate(child: &mut Child) -> ExitStatus {
+    let pid = child.id().to_string();
+    let sent = Command::new("kill").args(["-TERM", &pid]).status().expect("kill is there");
+    assert!(sent.success());
+    child.wait().expect("it ended")
+}
+
 /// A running broker; killed when it goes out of scope.
 pub(crate) struct Broker {
     child: Child,
@@ -46,6 +128,7 @@ impl Place {
         command
             .args(["--mqtt", &format!("{}:{}", self.host, self.port)])
             .args(["--shards", &self.shards.to_string()])
+            .args(["--admin", "off", "--grpc", "off"])
             .arg("--data-dir")
             .arg(&self.data);
         command
@@ -87,10 +170,7 @@ impl Broker {
 
     /// SIGTERM; returns how it ended.
     pub(crate) fn terminate(mut self) -> ExitStatus {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-TERM", &pid]).status().expect("kill is there");
-        assert!(sent.success());
-        self.child.wait().expect("it ended")
+        terminate(&mut self.child)
     }
 }
 
