@@ -19,6 +19,7 @@ use fluxmq_client::{Link, Sender, boot_ms};
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::Command;
 use fluxmq_names::ErrorCode;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
@@ -89,6 +90,9 @@ pub struct Backend {
     /// Bytes of deliveries that `logd` does not know to be taken.
     taken_bytes: Cell<u32>,
     next_id: Cell<u64>,
+    /// Something was answered.
+    answers: Notify,
+    leaving: Cell<bool>,
 }
 
 // === impl Backend ===
@@ -119,6 +123,8 @@ impl Backend {
             held: RefCell::default(),
             taken_bytes: Cell::new(0),
             next_id: Cell::new(1),
+            answers: Notify::new(),
+            leaving: Cell::new(false),
         });
         let from = backend.join(link, router).await?;
         Some((backend, from))
@@ -185,11 +191,26 @@ impl Backend {
         late.into_iter().for_each(|w| w(&Outcome::refused(ErrorCode::Unavailable)));
     }
 
-    /// The gateway goes for good.
-    pub fn leave(&self) {
-        if !self.lease.is_endless() {
-            self.send(Request::Leave);
+    /// Resolves when every command is answered.
+    pub async fn all_answered(&self) {
+        loop {
+            let answer = self.answers.notified();
+            if self.streams.borrow().iter().all(Stream::is_empty) {
+                return;
+            }
+            answer.await;
         }
+    }
+
+    /// The gateway goes for good, and with it the link.
+    pub fn leave(&self) {
+        self.leaving.set(true);
+        self.send(Request::Leave);
+    }
+
+    /// Whether the link is not to be made again.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.get()
     }
 
     /// Number of data shards.
@@ -284,6 +305,7 @@ impl Backend {
     }
 
     fn release_held(&self) {
+        self.answers.notify_waiters();
         self.begin_batch();
         let held = std::mem::take(&mut *self.held.borrow_mut());
         held.into_iter().for_each(|publisher| publisher.wake());

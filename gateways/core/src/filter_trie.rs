@@ -101,18 +101,15 @@ impl Node {
             && self.here.is_none()
     }
 
-    fn for_each<'a>(
-        &'a self,
-        levels: &mut Vec<&'a str>,
-        visit: &mut impl FnMut(String, &Leaf),
-    ) {
-        let mut at = |levels: &mut Vec<&'a str>, last: Option<&'a str>, leaf: &Option<Box<Leaf>>| {
-            if let Some(leaf) = leaf {
-                levels.extend(last);
-                visit(levels.join("/"), leaf);
-                levels.truncate(levels.len() - usize::from(last.is_some()));
-            }
-        };
+    fn for_each<'a>(&'a self, levels: &mut Vec<&'a str>, visit: &mut impl FnMut(String, &Leaf)) {
+        let mut at =
+            |levels: &mut Vec<&'a str>, last: Option<&'a str>, leaf: &Option<Box<Leaf>>| {
+                if let Some(leaf) = leaf {
+                    levels.extend(last);
+                    visit(levels.join("/"), leaf);
+                    levels.truncate(levels.len() - usize::from(last.is_some()));
+                }
+            };
         at(levels, None, &self.here);
         at(levels, Some("#"), &self.hash);
         let plus = self.plus.as_deref().map(|node| ("+", node));

@@ -33,7 +33,8 @@ pub async fn reach(urls: &[String]) -> Link {
     }
 }
 
-/// Handles events of the link, and of those that follow it, for ever.
+/// Handles events of the link and of those that follow it, until the gateway leaves. Without `urls` there is
+/// one link only.
 pub async fn keep(
     backend: Rc<Backend>,
     router: Rc<dyn Router>,
@@ -42,6 +43,9 @@ pub async fn keep(
 ) {
     loop {
         backend.run(from, &*router).await;
+        if backend.is_leaving() || urls.is_empty() {
+            return;
+        }
         tracing::warn!("the link to logd is lost");
         from = loop {
             if let Some(from) = backend.join(reach(&urls).await, &*router).await {

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use gateway_core::counters::add;
 use fluxmq_names::{Kind, place};
+use gateway_core::counters::add;
 use gateway_core::worker::{Connections, Worker};
 use mqtt_codec::encode;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -23,7 +23,7 @@ use crate::limits;
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
 /// MQTT on one routing thread.
-pub struct Gateway {
+pub(crate) struct Gateway {
     pub(crate) worker: Rc<Worker>,
     /// Connected clients by client id.
     clients: RefCell<HashMap<Rc<str>, Rc<Client>>>,
@@ -36,7 +36,7 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway on the thread of `worker`. Must be used inside a `LocalSet`.
     #[must_use]
-    pub fn new(worker: Rc<Worker>) -> Rc<Self> {
+    pub(crate) fn new(worker: Rc<Worker>) -> Rc<Self> {
         let departures = Notify::new();
         let gateway = Rc::new(Self { worker, clients: RefCell::default(), departures });
         gateway.worker.set_connections(gateway.clone());
@@ -44,7 +44,7 @@ impl Gateway {
     }
 
     /// Accepts connections for ever.
-    pub async fn accept(self: Rc<Self>, listener: TcpListener) {
+    pub(crate) async fn accept(self: Rc<Self>, listener: TcpListener) {
         loop {
             match listener.accept().await {
                 Ok((socket, _)) => {
@@ -62,7 +62,7 @@ impl Gateway {
     }
 
     /// Ends all connections so that clients come back elsewhere (G5); waits until they are gone.
-    pub async fn drain(&self) {
+    pub(crate) async fn drain(&self) {
         self.worker.drain();
         let reason = mqtt_codec::ReasonCode::SERVER_SHUTTING_DOWN;
         loop {

@@ -2,6 +2,7 @@
 //! transient sessions and routes live messages; everything durable belongs to `logd` (design §2, §6).
 
 mod ack_queue;
+mod app;
 mod client;
 mod connection;
 mod delivery;
@@ -18,4 +19,4 @@ mod retained;
 mod send_window;
 mod subscriptions;
 
-pub use gateway::Gateway;
+pub use app::{Upstream, serve};

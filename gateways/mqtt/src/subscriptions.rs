@@ -139,9 +139,8 @@ impl Client {
 
     /// Enters a subscription into the routes; true when it is new.
     fn subscribe_live(&self, filter: &str, options: SubscriptionOptions) -> bool {
-        let fresh = self.change_live(filter, |table| {
-            table.subscribe(filter, &self.subscriber(), options)
-        });
+        let fresh =
+            self.change_live(filter, |table| table.subscribe(filter, &self.subscriber(), options));
         if fresh {
             self.filters.borrow_mut().push(Rc::from(filter));
         }

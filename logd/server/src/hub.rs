@@ -356,7 +356,9 @@ fn is_known(parties: &BTreeMap<u64, Party>, version: u64, waiter: &Waiter) -> bo
     };
     parties.iter().filter(|(epoch, _)| **epoch != asks).all(|(_, party)| {
         // Without a link it may still route by an older table, until its lease ends.
-        party.link.is_some() && party.older_until.is_none() && party.unacked.front().is_none_or(|(v, _)| *v > version)
+        party.link.is_some()
+            && party.older_until.is_none()
+            && party.unacked.front().is_none_or(|(v, _)| *v > version)
     })
 }
 

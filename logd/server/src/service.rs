@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fluxmq_client::contract::{Event, Request};
-use fluxmq_client::transport::{
-    Ending, LINK_KEY, STREAM_WINDOW_BYTES, incoming, outgoing,
-};
+use fluxmq_client::transport::{Ending, LINK_KEY, STREAM_WINDOW_BYTES, incoming, outgoing};
 use fluxmq_client::wire::{MESSAGE_BYTES_MAX, Message};
 use fluxmq_client::{LogdLink, Sender};
 use fluxmq_proto::v1::log_server::{Log, LogServer};
@@ -60,7 +58,10 @@ type Replies<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
 type Answer<M> = Result<Response<Replies<M>>, Status>;
 
 /// Serves the contract on a listener until the process ends. Links go to `accepted`.
-pub(crate) async fn serve(listener: std::net::TcpListener, accepted: WeakUnboundedSender<LogdLink>) {
+pub(crate) async fn serve(
+    listener: std::net::TcpListener,
+    accepted: WeakUnboundedSender<LogdLink>,
+) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => TcpIncoming::from(listener).with_nodelay(Some(true)),
         Err(error) => return tracing::error!(%error, "the gRPC listener cannot be used"),

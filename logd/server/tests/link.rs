@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fluxmq_client::Link;
-use fluxmq_client::transport::connect;
 use fluxmq_client::contract::{Delivery, Event, Request, Submit};
+use fluxmq_client::transport::connect;
 use fluxmq_commands::command::{Command, Connect, NEVER, Publish, Settled, Wanted, Will, decode};
 use fluxmq_commands::{Connected, Outcome};
 use fluxmq_names::{ErrorCode, Kind, place};

@@ -6,8 +6,8 @@ use fluxmq_names::ErrorCode;
 use fluxmq_proto::v1::{
     AttachReply, AttachRequest, PublishReply, PublishRequest, RoutesReply, RoutesRequest,
 };
-use prost::Message as _;
 use proptest::prelude::*;
+use prost::Message as _;
 
 use super::*;
 use crate::contract::*;
@@ -61,8 +61,11 @@ fn requests_come_back_in_order() {
         ends: vec![2, 4],
         body: Bytes::from_static(b"abcd"),
     };
-    let publish =
-        [Request::Submit(submit), Request::Relay(relay()), Request::RelayTaken { peer: 1, upto: 2 }];
+    let publish = [
+        Request::Submit(submit),
+        Request::Relay(relay()),
+        Request::RelayTaken { peer: 1, upto: 2 },
+    ];
     let control = [
         Request::Hello { name: "g".into(), epoch: 4 },
         Request::Announce { id: 3, full: true, changes: changes() },
@@ -143,11 +146,7 @@ fn events_come_back_in_order() {
         Event::Opened { token: 1, subscriptions: None },
         Event::Opened {
             token: 2,
-            subscriptions: Some(vec![Subscribed {
-                filter: "a".into(),
-                options: 2,
-                identifier: 3,
-            }]),
+            subscriptions: Some(vec![Subscribed { filter: "a".into(), options: 2, identifier: 3 }]),
         },
         Event::Deliveries(vec![delivery(1, &one, &[]), delivery(2, &one, &[4, 5])]),
         Event::Taken { token: 3, client_id: "c".into() },

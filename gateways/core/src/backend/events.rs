@@ -73,14 +73,7 @@ impl Backend {
         self.release_held();
     }
 
-    fn welcomed(
-        &self,
-        epoch: u64,
-        shards: u32,
-        resumed: bool,
-        lease_ms: u32,
-        router: &dyn Router,
-    ) {
+    fn welcomed(&self, epoch: u64, shards: u32, resumed: bool, lease_ms: u32, router: &dyn Router) {
         if self.epoch.get() > 0 && !resumed {
             self.lost(router);
         }
@@ -180,11 +173,7 @@ impl Backend {
         self.streams.borrow_mut().get_mut(shard as usize).map(f)
     }
 
-    fn opened(
-        &self,
-        token: u64,
-        subscriptions: Option<Vec<fluxmq_client::contract::Subscribed>>,
-    ) {
+    fn opened(&self, token: u64, subscriptions: Option<Vec<fluxmq_client::contract::Subscribed>>) {
         if self.calls.holds(token) {
             self.calls.opened(token, subscriptions);
         } else if subscriptions.is_none() {

@@ -62,6 +62,11 @@ impl Stream {
         self.body.len() >= FRAME_BYTES
     }
 
+    /// Everything is answered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ends.is_empty() && self.in_flight.is_empty()
+    }
+
     /// The window is used up.
     pub(super) fn is_full(&self) -> bool {
         self.in_flight_bytes + self.body.len() >= WINDOW_BYTES

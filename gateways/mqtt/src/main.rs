@@ -1,0 +1,37 @@
+//! `mqtt-gateway`: terminates MQTT connections and keeps nothing; what must last goes to `logd`.
+
+use std::net::TcpListener;
+use std::process::ExitCode;
+
+use clap::Parser;
+use fluxmq_process::command_line::MqttGatewayOptions;
+use fluxmq_process::startup::{self, Startup};
+use fluxmq_process::{Program, Settings};
+use mqtt_gateway::{Upstream, serve};
+use tokio::task::LocalSet;
+
+fn main() -> ExitCode {
+    startup::exit(MqttGatewayOptions::parse().settings().and_then(|settings| run(&settings)))
+}
+
+fn run(settings: &Settings) -> Result<(), Vec<String>> {
+    let startup = Startup::begin(Program::MqttGateway, settings)?;
+    let wanted = [("mqtt", &settings.mqtt.listen)];
+    let mut listeners = startup.bind(settings, &wanted)?;
+    startup.announce(None, &listeners);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| vec![format!("cannot start the runtime: {e}")])?;
+    let mqtt = listeners.take("mqtt");
+    let upstream = Upstream::At { urls: settings.logd.urls.all().to_vec(), name: name(&mqtt) };
+    let served = LocalSet::new().block_on(&runtime, serve(upstream, mqtt, || startup.ready()));
+    served.map_err(|e| vec![e.to_string()])
+}
+
+/// Host and port: a gateway that is started again ends what it was before.
+fn name(listeners: &[TcpListener]) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let port = listeners.first().and_then(|l| l.local_addr().ok()).map_or(0, |at| at.port());
+    format!("mqtt {}:{port}", host.trim())
+}
