@@ -7,8 +7,19 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use tempfile::TempDir;
 
+/// Which processes make the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tiers {
+    /// `fluxmq`.
+    One,
+    /// `logd` and `mqtt-gateway`.
+    Two,
+}
+
 /// A data directory and a port that stay the same over restarts.
 pub(crate) struct Place {
+    pub(crate) tiers: Tiers,
+    grpc_port: u16,
     pub(crate) host: &'static str,
     pub(crate) port: u16,
     pub(crate) shards: u32,
@@ -100,7 +111,25 @@ fn terminate(child: &mut Child) -> ExitStatus {
 
 /// A running broker; killed when it goes out of scope.
 pub(crate) struct Broker {
+    /// `fluxmq`, or the gateway.
     child: Child,
+    logd: Option<Child>,
+}
+
+/// Starts a process that must become ready.
+fn start(command: &mut Command) -> Child {
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("the binary is built");
+    let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let ready = lines.map_while(Result::ok).any(|line| line.starts_with("ready in "));
+    assert!(ready, "it ended before it was ready");
+    child
+}
+
+/// One of our binaries; cargo puts them into one directory.
+fn binary(name: &str) -> Command {
+    let path = PathBuf::from(env!("CARGO_BIN_EXE_fluxmq")).with_file_name(name);
+    assert!(path.exists(), "build all binaries first: cargo build --workspace --bins");
+    Command::new(path)
 }
 
 /// A port nobody listens on.
@@ -113,8 +142,14 @@ pub(crate) fn free_port() -> u16 {
 
 impl Place {
     pub(crate) fn new(shards: u32) -> Self {
+        Self::of(Tiers::One, shards)
+    }
+
+    pub(crate) fn of(tiers: Tiers, shards: u32) -> Self {
         let dir = TempDir::new().expect("a directory");
         Self {
+            tiers,
+            grpc_port: free_port(),
             host: "127.0.0.1",
             port: free_port(),
             shards,
@@ -136,11 +171,32 @@ impl Place {
 
     /// Starts the broker and waits until it is ready.
     pub(crate) fn start(&self) -> Broker {
-        let mut child = self.command().stdout(Stdio::piped()).spawn().expect("the binary is built");
-        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let ready = lines.map_while(Result::ok).any(|line| line.starts_with("ready in "));
-        assert!(ready, "the broker ended before it was ready");
-        Broker { child }
+        match self.tiers {
+            Tiers::One => Broker { child: start(&mut self.command()), logd: None },
+            Tiers::Two => {
+                let logd = Some(self.start_logd());
+                Broker { child: self.start_gateway(), logd }
+            }
+        }
+    }
+
+    fn start_logd(&self) -> Child {
+        let mut command = binary("logd");
+        command
+            .args(["--grpc", &format!("127.0.0.1:{}", self.grpc_port)])
+            .args(["--shards", &self.shards.to_string()])
+            .args(["--admin", "off", "--data-dir"])
+            .arg(&self.data);
+        start(&mut command)
+    }
+
+    fn start_gateway(&self) -> Child {
+        let mut command = binary("mqtt-gateway");
+        command
+            .args(["--logd", &format!("http://127.0.0.1:{}", self.grpc_port)])
+            .args(["--mqtt", &format!("{}:{}", self.host, self.port)])
+            .args(["--admin", "off"]);
+        start(&mut command)
     }
 
     /// Runs the broker with other arguments until it ends; its standard error.
@@ -162,21 +218,47 @@ impl Place {
 // === impl Broker ===
 
 impl Broker {
-    /// kill -9.
+    /// kill -9 of every process.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it was killed");
+        if let Some(mut logd) = self.logd.take() {
+            logd.kill().expect("it runs");
+            logd.wait().expect("it was killed");
+        }
+    }
+
+    /// kill -9 of `logd` alone, which is started again.
+    pub(crate) fn restart_logd(&mut self, place: &Place) {
+        let logd = self.logd.as_mut().expect("two processes");
+        logd.kill().expect("it runs");
+        logd.wait().expect("it was killed");
+        *logd = place.start_logd();
+    }
+
+    /// kill -9 of the gateway alone, which is started again.
+    pub(crate) fn restart_gateway(&mut self, place: &Place) {
+        assert!(self.logd.is_some(), "two processes");
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it was killed");
+        self.child = place.start_gateway();
     }
 
     /// SIGTERM; returns how it ended.
     pub(crate) fn terminate(mut self) -> ExitStatus {
-        terminate(&mut self.child)
+        let ended = terminate(&mut self.child);
+        self.logd.as_mut().map_or(ended, |logd| {
+            assert!(ended.success(), "the gateway");
+            terminate(logd)
+        })
     }
 }
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        for child in std::iter::once(&mut self.child).chain(&mut self.logd) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }

@@ -3,15 +3,16 @@
 use mqtt_codec::{PacketType, Version};
 
 use crate::client::{Client, Options, message};
-use crate::process::Place;
+use crate::process::{Place, Tiers};
 
 const VERSIONS: [Version; 2] = [Version::V311, Version::V5];
+const BOTH: [Tiers; 2] = [Tiers::One, Tiers::Two];
 
 #[test]
 fn a_session_finds_what_it_is_owed_also_after_kill() {
-    for shards in [1, 4] {
+    for (tiers, shards) in [(Tiers::One, 1), (Tiers::One, 4), (Tiers::Two, 1), (Tiers::Two, 4)] {
         for version in VERSIONS {
-            let place = Place::new(shards);
+            let place = Place::of(tiers, shards);
             let broker = place.start();
             let owner = Options::persistent("owner", version);
             let mut session = Client::connect(place.port, &owner).expect("connects");
@@ -38,7 +39,10 @@ fn a_session_finds_what_it_is_owed_also_after_kill() {
 
 #[test]
 fn what_is_settled_does_not_come_again_and_what_is_not_does() {
-    let place = Place::new(1);
+    BOTH.into_iter().for_each(|tiers| settled_in(Place::of(tiers, 1)));
+}
+
+fn settled_in(place: Place) {
     let broker = place.start();
     let owner = Options::persistent("owner", Version::V311);
     let mut session = Client::connect(place.port, &owner).expect("connects");
@@ -70,7 +74,10 @@ fn what_is_settled_does_not_come_again_and_what_is_not_does() {
 
 #[test]
 fn a_publish_number_survives_the_connection() {
-    let place = Place::new(4);
+    BOTH.into_iter().for_each(|tiers| numbered_in(Place::of(tiers, 4)));
+}
+
+fn numbered_in(place: Place) {
     let broker = place.start();
     let reader = Options::persistent("reader", Version::V5);
     let mut session = Client::connect(place.port, &reader).expect("connects");
@@ -95,7 +102,10 @@ fn a_publish_number_survives_the_connection() {
 
 #[test]
 fn pubrel_follows_a_pubrec_that_was_taken() {
-    let place = Place::new(1);
+    BOTH.into_iter().for_each(|tiers| pubrel_in(Place::of(tiers, 1)));
+}
+
+fn pubrel_in(place: Place) {
     let broker = place.start();
     let reader = Options::persistent("reader", Version::V311);
     let mut session = Client::connect(place.port, &reader).expect("connects");
@@ -118,7 +128,10 @@ fn pubrel_follows_a_pubrec_that_was_taken() {
 
 #[test]
 fn retained_messages_and_wills() {
-    let place = Place::new(4);
+    BOTH.into_iter().for_each(|tiers| retained_and_wills_in(Place::of(tiers, 4)));
+}
+
+fn retained_and_wills_in(place: Place) {
     let broker = place.start();
     let mut publisher =
         Client::connect(place.port, &Options::clean("p", Version::V5)).expect("connects");
