@@ -2,19 +2,37 @@
 
 use std::io;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Resolves at the first SIGTERM or SIGINT; a second one ends the process at once.
-///
-/// # Errors
-/// The handlers cannot be installed.
-pub async fn stop_requested() -> io::Result<()> {
-    let mut term = signal(SignalKind::terminate())?;
-    let mut int = signal(SignalKind::interrupt())?;
-    tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-    tokio::spawn(async move {
-        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-        std::process::exit(130);
-    });
-    Ok(())
+/// The requests to stop of this process, heard from the moment this exists. Make it before saying `ready`: until then a
+/// signal ends the process as if nobody had thought of it.
+pub struct StopRequests {
+    term: Signal,
+    int: Signal,
+}
+
+// === impl StopRequests ===
+
+impl StopRequests {
+    /// Begins to hear SIGTERM and SIGINT. Must be called on a runtime.
+    ///
+    /// # Errors
+    /// The handlers cannot be installed.
+    pub fn listen() -> io::Result<Self> {
+        let (term, int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Self { term, int })
+    }
+
+    /// Resolves at the first SIGTERM or SIGINT; a second one ends the process at once, with 130.
+    pub async fn first(mut self) {
+        self.next().await;
+        tokio::spawn(async move {
+            self.next().await;
+            std::process::exit(130);
+        });
+    }
+
+    async fn next(&mut self) {
+        tokio::select! { _ = self.term.recv() => {}, _ = self.int.recv() => {} }
+    }
 }

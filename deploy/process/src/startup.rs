@@ -7,6 +7,8 @@ use std::net::TcpListener;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use tokio::runtime::{Builder, Runtime};
+
 use crate::listen::{ListenAddress, bind_all, refuse_exposed};
 use crate::program::Program;
 use crate::settings::{DataDir, Settings};
@@ -74,6 +76,15 @@ impl Startup {
         }
     }
 
+    /// A runtime of one thread, for this one.
+    ///
+    /// # Errors
+    /// The system has none to give.
+    pub fn runtime(&self) -> Result<Runtime, Vec<String>> {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        runtime.map_err(|e| vec![format!("cannot start the runtime: {e}")])
+    }
+
     /// Says that clients may come.
     pub fn ready(&self) {
         say(format_args!("ready in {} ms", self.began.elapsed().as_millis()));
@@ -83,6 +94,14 @@ impl Startup {
 // === impl Listeners ===
 
 impl Listeners {
+    /// Further handles to the sockets of a flag, which stay to be announced.
+    #[must_use]
+    pub fn duplicates(&self, flag: &str) -> Vec<TcpListener> {
+        let found = self.0.iter().find(|(f, _)| *f == flag);
+        let sockets = found.into_iter().flat_map(|(_, sockets)| sockets);
+        sockets.filter_map(|socket| socket.try_clone().ok()).collect()
+    }
+
     /// The sockets of a flag; none when it is off or was taken before.
     pub fn take(&mut self, flag: &str) -> Vec<TcpListener> {
         let found = self.0.iter_mut().find(|(f, _)| *f == flag);

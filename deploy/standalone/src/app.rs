@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use fluxmq_process::health::Health;
+use fluxmq_process::metrics::Metrics;
 use fluxmq_process::startup::Startup;
-use fluxmq_process::{Program, Settings};
-use mqtt_gateway::{Upstream, serve};
+use fluxmq_process::{Program, Settings, admin};
+use mqtt_gateway::{Serving, Upstream};
 use tokio::task::LocalSet;
 
 /// Runs the broker until it is asked to stop.
@@ -13,17 +15,30 @@ use tokio::task::LocalSet;
 /// What keeps it from starting, a line each.
 pub(crate) fn run(settings: &Settings) -> Result<(), Vec<String>> {
     let startup = Startup::begin(Program::Fluxmq, settings)?;
-    let wanted = [("mqtt", &settings.mqtt.listen), ("grpc", &settings.grpc.listen)];
+    let wanted = [
+        ("mqtt", &settings.mqtt.listen),
+        ("grpc", &settings.grpc.listen),
+        ("admin", &settings.admin.listen),
+    ];
     let mut listeners = startup.bind(settings, &wanted)?;
-    startup.announce(Some(&settings.node.data_dir), &listeners);
-    let grpc = listeners.take("grpc").into_iter().map(Arc::new).collect();
+    let grpc = listeners.duplicates("grpc").into_iter().map(Arc::new).collect();
     let config = logd::Config { grpc, ..settings.into() };
     let logd = logd::start(config).map_err(|e| vec![e.to_string()])?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| vec![format!("cannot start the runtime: {e}")])?;
-    let upstream = Upstream::Here(logd.connect());
-    let serve = serve(upstream, listeners.take("mqtt"), || startup.ready());
-    LocalSet::new().block_on(&runtime, serve).map_err(|e| vec![e.to_string()])
+    startup.announce(Some(&settings.node.data_dir), &listeners);
+    let runtime = startup.runtime()?;
+    let serving = Serving {
+        upstream: Upstream::Here(logd.connect()),
+        listeners: listeners.take("mqtt"),
+        health: Health::default(),
+        counted: gateway_core::metrics::Metrics::default(),
+    };
+    let health = serving.health.clone();
+    health.alive_when_turns("gateway", runtime.handle().clone());
+    logd.status().report_to(&health);
+    let mut metrics = Metrics::new(Program::Fluxmq);
+    metrics.add(serving.counted.clone());
+    metrics.add(logd.status());
+    admin::serve(listeners.take("admin"), health, metrics).map_err(|e| vec![e.to_string()])?;
+    let served = LocalSet::new().block_on(&runtime, serving.run(|| startup.ready()));
+    served.map_err(|e| vec![e.to_string()])
 }

@@ -223,9 +223,9 @@ impl Backend {
         self.next_id.replace(self.next_id.get() + 1)
     }
 
-    /// Whether the link stands and `logd` said welcome on it.
-    pub fn is_up(&self) -> bool {
-        self.to.borrow().is_some() && self.welcome.get()
+    /// Whether the link stands, `logd` said welcome on it, and the lease holds.
+    pub fn may_serve(&self) -> bool {
+        self.to.borrow().is_some() && self.welcome.get() && self.lease.holds()
     }
 
     fn send(&self, request: Request) {

@@ -10,9 +10,12 @@ macro_rules! counters {
         pub struct Counters { $($(#[doc = $doc])+ pub $name: Cell<u64>,)+ }
 
         impl Counters {
-            /// Gives every (name, help, count) and starts again from zero.
-            pub fn take(&self, mut each: impl FnMut(&'static str, &'static str, u64)) {
-                $(each(stringify!($name), concat!($($doc),+), self.$name.take());)+
+            /// Name and help of each, in the order of [`Self::take`].
+            pub const NAMES: &[(&str, &str)] = &[$((stringify!($name), concat!($($doc),+)),)+];
+
+            /// Gives every count and starts again from zero.
+            pub fn take(&self) -> impl Iterator<Item = u64> {
+                [$(self.$name.take(),)+].into_iter()
             }
         }
     };
@@ -53,8 +56,6 @@ counters! {
     slow_receivers,
     /// Sessions taken over by a newer connection.
     takeovers,
-    /// Commands submitted to logd.
-    commands,
     /// Messages sent to other gateways, one for each gateway.
     relayed,
     /// QoS 0 messages dropped because another gateway did not keep up (R6).

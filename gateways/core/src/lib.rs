@@ -7,6 +7,7 @@ pub mod backend;
 pub mod counters;
 mod filter_trie;
 pub mod message;
+pub mod metrics;
 pub mod route_cache;
 pub mod route_table;
 mod seen;

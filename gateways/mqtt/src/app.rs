@@ -3,11 +3,15 @@
 use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use fluxmq_client::Link;
-use fluxmq_process::signals;
+use fluxmq_process::health::Health;
+use fluxmq_process::signals::StopRequests;
 use gateway_core::backend::Backend;
+use gateway_core::metrics::Metrics;
 use gateway_core::upstream;
 use gateway_core::worker::Worker;
 use tokio::task::spawn_local;
@@ -30,64 +34,92 @@ pub enum Upstream {
     },
 }
 
-/// Serves MQTT on `listeners` until the process is asked to stop; `ready` is called when clients may come.
-/// Must run inside a `LocalSet`.
-///
-/// # Errors
-/// A listener cannot be used, or the `logd` of this process has stopped.
-pub async fn serve(
-    upstream: Upstream,
-    listeners: Vec<TcpListener>,
-    ready: impl FnOnce(),
-) -> io::Result<()> {
-    let worker = Rc::new(Worker::default());
-    let gateway = Gateway::new(worker.clone());
-    let stop = signals::stop_requested();
-    let mut stop = std::pin::pin!(stop);
-    let (urls, name, link) = match upstream {
-        Upstream::Here(link) => (Vec::new(), "local".to_owned(), link),
-        Upstream::At { urls, name } => {
-            let link = tokio::select! {
-                link = upstream::reach(&urls) => link,
-                stop = &mut stop => return stop,
-            };
-            (urls, name, link)
-        }
-    };
-    let registered = tokio::select! {
-        registered = Backend::register(link, &name, &*worker) => registered,
-        stop = &mut stop => return stop,
-    };
-    let (backend, from) = registered.ok_or(io::ErrorKind::BrokenPipe)?;
-    worker.set_backend(backend.clone());
-    let events = spawn_local(upstream::keep(backend.clone(), worker.clone(), urls, from));
-    for listener in listeners {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        spawn_local(gateway.clone().accept(listener));
-    }
-    spawn_local(tick(worker, Instant::now()));
-    ready();
-    tokio::pin!(events);
-    tokio::select! {
-        stop = stop => stop?,
-        _ = &mut events => return Err(io::Error::other("logd has stopped")),
-    }
-    let drained = async {
-        gateway.drain().await;
-        backend.all_answered().await;
-        backend.leave();
-        let _ = events.await;
-    };
-    let _ = tokio::time::timeout(DRAIN_MAX, drained).await;
-    Ok(())
+/// What a gateway needs and whom it tells.
+pub struct Serving {
+    /// Where `logd` is.
+    pub upstream: Upstream,
+    /// Where clients come.
+    pub listeners: Vec<TcpListener>,
+    /// Told whether the link to `logd` stands.
+    pub health: Health,
+    /// Gets what is counted.
+    pub counted: Metrics,
 }
 
-/// Once a second: deadlines of connections, the lease, what takes too long.
-async fn tick(worker: Rc<Worker>, began: Instant) {
+// === impl Serving ===
+
+impl Serving {
+    /// Serves MQTT until the process is asked to stop; `ready` is called when clients may come. Must run
+    /// inside a `LocalSet`.
+    ///
+    /// # Errors
+    /// A listener cannot be used, or the `logd` of this process has stopped.
+    pub async fn run(self, ready: impl FnOnce()) -> io::Result<()> {
+        let Self { upstream, listeners, health, counted } = self;
+        let worker = Rc::new(Worker::default());
+        let gateway = Gateway::new(worker.clone());
+        let mut stop = std::pin::pin!(StopRequests::listen()?.first());
+        let (urls, name, link) = match upstream {
+            Upstream::Here(link) => (Vec::new(), "local".to_owned(), link),
+            Upstream::At { urls, name } => {
+                let link = tokio::select! {
+                    link = upstream::reach(&urls) => link,
+                    () = &mut stop => return Ok(()),
+                };
+                (urls, name, link)
+            }
+        };
+        let registered = tokio::select! {
+            registered = Backend::register(link, &name, &*worker) => registered,
+            () = &mut stop => return Ok(()),
+        };
+        let (backend, from) = registered.ok_or(io::ErrorKind::BrokenPipe)?;
+        worker.set_backend(backend.clone());
+        let keep = upstream::keep(backend.clone(), worker.clone(), urls, from);
+        let mut events = std::pin::pin!(spawn_local(keep));
+        for listener in listeners {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            spawn_local(gateway.clone().accept(listener));
+        }
+        spawn_local(tick(worker, counted, link_up(&health)));
+        ready();
+        tokio::select! {
+            () = stop => {}
+            _ = &mut events => return Err(io::Error::other("logd has stopped")),
+        }
+        health.drain();
+        let drained = async {
+            gateway.drain().await;
+            backend.all_answered().await;
+            backend.leave();
+            let _ = events.await;
+        };
+        let _ = tokio::time::timeout(DRAIN_MAX, drained).await;
+        Ok(())
+    }
+}
+
+/// What `health` asks: whether the link stands.
+fn link_up(health: &Health) -> Arc<AtomicBool> {
+    let up = Arc::new(AtomicBool::new(true));
+    let seen = up.clone();
+    health.ready_when("link to logd", move || {
+        if seen.load(Ordering::Relaxed) { Ok(()) } else { Err("is down".into()) }
+    });
+    up
+}
+
+/// Once a second: deadlines of connections, the lease, what takes too long, metrics.
+async fn tick(worker: Rc<Worker>, counted: Metrics, up: Arc<AtomicBool>) {
+    let began = Instant::now();
     let mut seconds = tokio::time::interval(Duration::from_secs(1));
     loop {
         seconds.tick().await;
+        counted.take(&worker.counters);
         worker.wheel.advance(u32::try_from(began.elapsed().as_secs()).unwrap_or(u32::MAX));
-        worker.backend().into_iter().for_each(|backend| backend.tick());
+        if let Some(backend) = worker.backend() {
+            backend.tick();
+            up.store(backend.may_serve(), Ordering::Relaxed);
+        }
     }
 }

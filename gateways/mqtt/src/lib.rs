@@ -19,4 +19,4 @@ mod retained;
 mod send_window;
 mod subscriptions;
 
-pub use app::{Upstream, serve};
+pub use app::{Serving, Upstream};

@@ -5,9 +5,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use fluxmq_process::command_line::MqttGatewayOptions;
+use fluxmq_process::health::Health;
+use fluxmq_process::metrics::Metrics;
 use fluxmq_process::startup::{self, Startup};
-use fluxmq_process::{Program, Settings};
-use mqtt_gateway::{Upstream, serve};
+use fluxmq_process::{Program, Settings, admin};
+use mqtt_gateway::{Serving, Upstream};
 use tokio::task::LocalSet;
 
 fn main() -> ExitCode {
@@ -16,16 +18,23 @@ fn main() -> ExitCode {
 
 fn run(settings: &Settings) -> Result<(), Vec<String>> {
     let startup = Startup::begin(Program::MqttGateway, settings)?;
-    let wanted = [("mqtt", &settings.mqtt.listen)];
+    let wanted = [("mqtt", &settings.mqtt.listen), ("admin", &settings.admin.listen)];
     let mut listeners = startup.bind(settings, &wanted)?;
     startup.announce(None, &listeners);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| vec![format!("cannot start the runtime: {e}")])?;
+    let runtime = startup.runtime()?;
     let mqtt = listeners.take("mqtt");
-    let upstream = Upstream::At { urls: settings.logd.urls.all().to_vec(), name: name(&mqtt) };
-    let served = LocalSet::new().block_on(&runtime, serve(upstream, mqtt, || startup.ready()));
+    let serving = Serving {
+        upstream: Upstream::At { urls: settings.logd.urls.all().to_vec(), name: name(&mqtt) },
+        listeners: mqtt,
+        health: Health::default(),
+        counted: gateway_core::metrics::Metrics::default(),
+    };
+    let health = serving.health.clone();
+    health.alive_when_turns("gateway", runtime.handle().clone());
+    let mut metrics = Metrics::new(Program::MqttGateway);
+    metrics.add(serving.counted.clone());
+    admin::serve(listeners.take("admin"), health, metrics).map_err(|e| vec![e.to_string()])?;
+    let served = LocalSet::new().block_on(&runtime, serving.run(|| startup.ready()));
     served.map_err(|e| vec![e.to_string()])
 }
 

@@ -162,6 +162,12 @@ impl Group {
         &self.log
     }
 
+    /// The node that leads, as far as this one knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<u64> {
+        self.raft.metrics().borrow_watched().current_leader
+    }
+
     /// Stops the group.
     pub async fn stop(&self) {
         let _ = self.raft.shutdown().await;

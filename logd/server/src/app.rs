@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use fluxmq_client::{Link, LogdLink, link};
@@ -13,6 +14,7 @@ use logd_broker::Broker;
 use logd_log::io::{DiskIo, Io, MemoryIo};
 use logd_log::{AbortOnFatal, Disk, DiskConfig, OpenOptions};
 use logd_raft::{Group, GroupOptions};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::{
     UnboundedReceiver, UnboundedSender, WeakUnboundedSender, unbounded_channel,
 };
@@ -21,6 +23,7 @@ use tokio::sync::oneshot;
 use crate::core::Core;
 use crate::effects::Effects;
 use crate::service;
+use crate::status::Status;
 
 /// This node's number in a group of one.
 const NODE: u64 = 1;
@@ -90,6 +93,7 @@ impl StartError {
 /// A running `logd`. Dropping it stops it.
 pub struct Running {
     links: Option<UnboundedSender<LogdLink>>,
+    status: Status,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -103,6 +107,12 @@ impl Running {
         // When the thread is gone the link is closed, which its owner sees at the first use.
         let _ = self.links.as_ref().map(|links| links.send(theirs));
         ours
+    }
+
+    /// A look at it, for health and metrics.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status.clone()
     }
 }
 
@@ -132,13 +142,13 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     });
     let thread = Some(thread.map_err(StartError::new)?);
     match starting.recv() {
-        Ok(Ok(())) => Ok(Running { links: Some(links), thread }),
+        Ok(Ok(status)) => Ok(Running { links: Some(links), status, thread }),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(StartError::new("the logd thread ended")),
     }
 }
 
-type Started = std::sync::mpsc::Sender<Result<(), StartError>>;
+type Started = std::sync::mpsc::Sender<Result<Status, StartError>>;
 
 async fn run(
     config: Config,
@@ -153,7 +163,8 @@ async fn run(
             for listener in listeners {
                 spawn_service(&listener, &accepted);
             }
-            let _ = started.send(Ok(()));
+            let status = core.status(disk.clone(), Handle::current());
+            let _ = started.send(Ok(status));
             let groups = core.groups();
             core.run(links).await;
             for group in &groups {
@@ -215,6 +226,10 @@ async fn open_group(
     effects: &Effects,
 ) -> Result<Group, StartError> {
     let (log, recovered) = disk.open_shard(dir, OpenOptions::default()).map_err(StartError::new)?;
+    if recovered.torn_bytes > 0 {
+        tracing::warn!(%shard, bytes = recovered.torn_bytes, "a torn tail was cut");
+        effects.counts.torn_tails.fetch_add(1, Ordering::Relaxed);
+    }
     tracing::info!(%shard, ?recovered, "log opened");
     let options = GroupOptions { shard, node: NODE };
     Group::start(options, log, effects.of(shard)).await.map_err(StartError::new)

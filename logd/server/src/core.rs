@@ -5,7 +5,7 @@ mod requests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +15,9 @@ use fluxmq_commands::command::Command;
 use fluxmq_commands::slot_of;
 use fluxmq_names::{Position, ShardId};
 use logd_broker::{Broker, Effect};
+use logd_log::Disk;
 use logd_raft::Group;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -24,6 +26,7 @@ use crate::delivery::Delivery;
 use crate::effects::Effects;
 use crate::hub::Hub;
 use crate::registrations::Registrations;
+use crate::status::Status;
 
 /// Requests taken before something else has its turn.
 const REQUESTS: usize = 256;
@@ -97,6 +100,12 @@ impl Core {
         self.shards.iter().chain([&self.meta]).cloned().collect()
     }
 
+    /// A look at it for others, on `runtime`.
+    pub(crate) fn status(&self, disk: Disk, runtime: Handle) -> Status {
+        let counts = self.effects.counts.clone();
+        Status { disk, shards: self.shards.clone(), meta: self.meta.clone(), counts, runtime }
+    }
+
     /// Runs until nobody can connect any more.
     pub(crate) async fn run(mut self, mut links: UnboundedReceiver<LogdLink>) {
         self.start_owed_wills();
@@ -118,8 +127,10 @@ impl Core {
             self.take_effects();
             came.drain(..).for_each(|incoming| self.take(incoming));
             self.delivery.deliver(&self.shards);
-            for (link, event) in self.delivery.take_events() {
-                self.send(link, event);
+            for (link, deliveries) in self.delivery.take_deliveries() {
+                let counted = &self.effects.counts.deliveries;
+                counted.fetch_add(deliveries.len() as u64, Ordering::Relaxed);
+                self.send(link, Event::Deliveries(deliveries));
             }
             self.say_registrations();
             self.close_round();

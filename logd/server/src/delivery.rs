@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
-use fluxmq_client::contract::{self, Event, Subscribed};
+use fluxmq_client::contract::{self, Subscribed};
 use fluxmq_commands::command::{self, Command};
 use fluxmq_commands::slot_of;
 use fluxmq_names::Position;
@@ -162,10 +162,9 @@ impl Delivery {
         self.detach((shard, session));
     }
 
-    /// Events that were made, by gateway.
-    pub(crate) fn take_events(&mut self) -> impl Iterator<Item = (u64, Event)> + use<> {
-        let events = std::mem::take(&mut self.events);
-        events.into_iter().map(|(gateway, all)| (gateway, Event::Deliveries(all)))
+    /// Deliveries that were made, by gateway.
+    pub(crate) fn take_deliveries(&mut self) -> BTreeMap<u64, Vec<contract::Delivery>> {
+        std::mem::take(&mut self.events)
     }
 
     /// Gives every ready session what its credit allows.

@@ -1,6 +1,7 @@
 //! Effects of apply, on their way to the owner task.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use fluxmq_names::ShardId;
 use logd_broker::{Applied, Broker, Effect};
@@ -8,11 +9,14 @@ use logd_raft::Observer;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::status::Counts;
+
 /// Effects of all groups, in the order they were applied.
 #[derive(Clone, Default)]
 pub(crate) struct Effects {
     queue: Arc<Mutex<Vec<(ShardId, Effect)>>>,
     pub(crate) came: Arc<Notify>,
+    pub(crate) counts: Arc<Counts>,
 }
 
 // === impl Effects ===
@@ -36,6 +40,8 @@ struct Sink {
 
 impl Observer for Sink {
     fn applied(&self, _: &Broker, _: u64, applied: &Applied) {
+        let commands = applied.outcomes.len() as u64;
+        self.effects.counts.commands.fetch_add(commands, Ordering::Relaxed);
         if !applied.effects.is_empty() {
             let mut queue = self.effects.queue.lock();
             queue.extend(applied.effects.iter().map(|e| (self.shard, e.clone())));

@@ -10,6 +10,8 @@ mod effects;
 mod hub;
 mod registrations;
 mod service;
+mod status;
 mod wills;
 
 pub use app::{Config, Running, StartError, start};
+pub use status::Status;

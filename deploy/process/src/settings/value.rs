@@ -139,7 +139,8 @@ impl LogLevel {
 
 impl Default for LogLevel {
     fn default() -> Self {
-        Self("warn".into())
+        // openraft warns of what is in order, at every start of a group.
+        Self("warn,openraft=error".into())
     }
 }
 

@@ -3,7 +3,9 @@
 mod client;
 mod kill;
 mod live;
+mod metrics;
 mod process;
 mod sessions;
 mod settings;
 mod start;
+mod startup;

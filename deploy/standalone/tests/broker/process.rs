@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
 use tempfile::TempDir;
 
@@ -34,6 +34,7 @@ pub(crate) struct Run {
     pub(crate) lines: Vec<String>,
     /// Set when it ended by itself.
     ended: Option<ExitStatus>,
+    stdout: BufReader<ChildStdout>,
     stderr: std::thread::JoinHandle<String>,
 }
 
@@ -47,15 +48,16 @@ pub(crate) fn run(command: &mut Command) -> Run {
         stderr.read_to_string(&mut said).expect("utf-8");
         said
     });
+    let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
     let mut lines = Vec::new();
-    for line in BufReader::new(child.stdout.take().expect("piped")).lines() {
+    for line in stdout.by_ref().lines() {
         lines.push(line.expect("utf-8"));
         if lines.last().is_some_and(|line| line.starts_with("ready in ")) {
-            return Run { child, lines, ended: None, stderr };
+            return Run { child, lines, ended: None, stdout, stderr };
         }
     }
     let ended = Some(child.wait().expect("it ended"));
-    Run { child, lines, ended, stderr }
+    Run { child, lines, ended, stdout, stderr }
 }
 
 // === impl Run ===
@@ -75,15 +77,26 @@ impl Run {
         self.ended.expect("it runs on").code()
     }
 
-    /// SIGTERM; returns how it ended.
-    pub(crate) fn terminate(mut self) -> ExitStatus {
-        terminate(&mut self.child)
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
-    /// SIGTERM; returns what it said on standard error.
-    pub(crate) fn stop(mut self) -> String {
-        terminate(&mut self.child);
-        self.stderr()
+    /// SIGTERM; returns how it ended.
+    pub(crate) fn terminate(self) -> ExitStatus {
+        self.stop_by("-TERM")
+    }
+
+    /// A signal that asks it to stop; returns how it ended.
+    pub(crate) fn stop_by(mut self, signal: &str) -> ExitStatus {
+        stop(&mut self.child, signal)
+    }
+
+    /// SIGTERM; returns what it said on standard output after it was ready, and on standard error.
+    pub(crate) fn finish(mut self) -> (String, String) {
+        stop(&mut self.child, "-TERM");
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).expect("utf-8");
+        (rest, self.stderr())
     }
 
     /// What it said on standard error; ends it if it runs.
@@ -102,9 +115,10 @@ impl Drop for Run {
     }
 }
 
-fn terminate(child: &mut Child) -> ExitStatus {
+/// Asks a process to stop and waits until it has.
+fn stop(child: &mut Child, signal: &str) -> ExitStatus {
     let pid = child.id().to_string();
-    let sent = Command::new("kill").args(["-TERM", &pid]).status().expect("kill is there");
+    let sent = Command::new("kill").args([signal, &pid]).status().expect("kill is there");
     assert!(sent.success());
     child.wait().expect("it ended")
 }
@@ -163,21 +177,37 @@ impl Place {
         command
             .args(["--mqtt", &format!("{}:{}", self.host, self.port)])
             .args(["--shards", &self.shards.to_string()])
-            .args(["--admin", "off", "--grpc", "off"])
-            .arg("--data-dir")
-            .arg(&self.data);
+            // By variables, so that tests can say otherwise by flags.
+            .env("FLUXMQ_ADMIN_LISTEN", "off")
+            .env("FLUXMQ_GRPC_LISTEN", "off")
+            .env("FLUXMQ_NODE_DATA_DIR", &self.data);
         command
     }
 
     /// Starts the broker and waits until it is ready.
     pub(crate) fn start(&self) -> Broker {
-        match self.tiers {
-            Tiers::One => Broker { child: start(&mut self.command()), logd: None },
-            Tiers::Two => {
-                let logd = Some(self.start_logd());
-                Broker { child: self.start_gateway(), logd }
-            }
+        self.start_with(&[])
+    }
+
+    /// As [`Self::start`], with further arguments.
+    pub(crate) fn start_with(&self, arguments: &[&str]) -> Broker {
+        self.start_configured(arguments, &[])
+    }
+
+    /// As [`Self::start`], with further arguments and variables of the environment.
+    pub(crate) fn start_configured(
+        &self,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Broker {
+        if self.tiers == Tiers::Two {
+            assert!(arguments.is_empty() && variables.is_empty(), "for one process");
+            let logd = Some(self.start_logd());
+            return Broker { child: self.start_gateway(), logd };
         }
+        let mut command = self.command();
+        command.args(arguments).envs(variables.iter().copied());
+        Broker { child: start(&mut command), logd: None }
     }
 
     fn start_logd(&self) -> Child {
@@ -246,10 +276,10 @@ impl Broker {
 
     /// SIGTERM; returns how it ended.
     pub(crate) fn terminate(mut self) -> ExitStatus {
-        let ended = terminate(&mut self.child);
+        let ended = stop(&mut self.child, "-TERM");
         self.logd.as_mut().map_or(ended, |logd| {
             assert!(ended.success(), "the gateway");
-            terminate(logd)
+            stop(logd, "-TERM")
         })
     }
 }

@@ -197,8 +197,8 @@ fn the_log_level_has_its_effect() {
     let place = Configured::new();
     let quiet = place.start("node:\n  data_dir: memory\n");
     assert!(quiet.ready());
-    assert_eq!(quiet.stop(), "");
+    assert_eq!(quiet.finish().1, "");
     let loud = place.start("node:\n  data_dir: memory\nlog:\n  level: info,logd=debug\n");
     assert!(loud.ready());
-    assert!(loud.stop().contains("log opened"));
+    assert!(loud.finish().1.contains("log opened"));
 }
