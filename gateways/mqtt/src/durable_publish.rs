@@ -73,6 +73,7 @@ impl Client {
                 key: numbered.map(Numbered::key),
                 lowest_open: numbered.map(|n| n.lowest_open),
                 publisher,
+                ..Publish::default()
             };
             let waiter = ticket.map(|ticket| self.answer_waiter(ticket));
             backend.submit(*shard, &Command::Publish(publish), &[head, message.payload], waiter);

@@ -4,7 +4,7 @@ use fluxmq_names::{ErrorCode, Position, ShardId};
 
 use crate::effect::Effect;
 use crate::index::Index;
-use crate::limits::STREAMS_MAX;
+use crate::limits::{STEPS_MAX, STREAMS_MAX};
 use crate::producer::Producer;
 use crate::state::State;
 use fluxmq_commands::Outcome;
@@ -50,6 +50,8 @@ pub struct Applied {
     pub outcomes: Vec<(u32, Outcome)>,
     /// Hints for the leader.
     pub effects: Vec<Effect>,
+    /// The most steps that one command did (S11); a step is something like 100 ns.
+    pub steps: u32,
 }
 
 /// The batch that the commands being applied belong to.
@@ -68,6 +70,10 @@ pub struct Broker {
     pub(crate) state: State,
     pub(crate) index: Index,
     pub(crate) effects: Vec<Effect>,
+    /// Steps that the command at hand may still do.
+    pub(crate) left: u32,
+    /// Steps of the command at hand.
+    steps: u32,
     /// Inboxes that match the publish at hand; kept for its memory.
     pub(crate) matching: Vec<u64>,
 }
@@ -104,16 +110,31 @@ impl Broker {
                 sender = self.begin_batch(&batch);
                 continue;
             }
+            self.begin_steps();
             let outcome = match &mut sender {
                 Some(sender) if sender.left > 0 => self.in_sequence(sender, position, &command),
                 _ => self.execute(position, &command),
             };
             applied.outcomes.push((slot, outcome));
+            applied.steps = applied.steps.max(self.steps);
         }
         self.end_batch(sender);
-        self.discard();
+        self.begin_steps();
+        self.go_on();
+        applied.steps = applied.steps.max(self.steps);
         applied.effects = std::mem::take(&mut self.effects);
         Ok(applied)
+    }
+
+    fn begin_steps(&mut self) {
+        self.left = STEPS_MAX;
+        self.steps = 0;
+    }
+
+    /// Counts steps of the command at hand.
+    pub(crate) fn spend(&mut self, steps: u32) {
+        self.left = self.left.saturating_sub(steps);
+        self.steps = self.steps.saturating_add(steps);
     }
 
     /// None for the leader's own commands, which have no sequence.
@@ -178,7 +199,7 @@ impl Broker {
     /// What gateways may ask for.
     fn execute_for(&mut self, gateway: u64, position: u64, command: &Command<'_>) -> Outcome {
         match command {
-            Command::Publish(publish) => self.publish(position, publish),
+            Command::Publish(publish) if publish.list.is_none() => self.publish(position, publish),
             Command::Connect(connect) => self.connect(gateway, position, connect),
             Command::Disconnect { session, epoch, publish_will, expiry_s, sent_upto } => self
                 .owned(*session, *epoch, gateway, |broker| {
@@ -229,6 +250,19 @@ impl Broker {
             Command::OwedDone { id } => self.owed_done(*id),
             Command::Trim { session, number } => self.trim(*session, *number),
             Command::Drop { session, ranges } => self.drop_numbers(*session, ranges),
+            Command::ReplayAt { session, replay, shard, after, progress } => {
+                self.replay_at(*session, (*replay, *shard), after, *progress);
+            }
+            Command::ForgetKeys { shard, ids } => {
+                self.spend(ids.len() as u32);
+                ids.iter().for_each(|id| self.state.keys.forget(*shard, *id));
+            }
+            Command::KeysForgotten { ids } => {
+                self.spend(ids.len() as u32);
+                for id in ids {
+                    self.state.ended_publishers.remove(id);
+                }
+            }
             _ => return Outcome::refused(ErrorCode::Forbidden),
         }
         Outcome::Done

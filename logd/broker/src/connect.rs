@@ -1,10 +1,12 @@
 //! CONNECT, DISCONNECT and the end of sessions (G1, G4).
 
+use std::sync::Arc;
+
 use fluxmq_names::ErrorCode;
 
 use crate::broker::Broker;
 use crate::effect::Effect;
-use crate::limits::{SESSIONS_MAX, WINDOW_MAX};
+use crate::limits::{ENDED_PUBLISHERS_MAX, SESSIONS_MAX, WINDOW_MAX};
 use crate::session::{Session, StoredWill};
 use crate::state::OwedWill;
 use fluxmq_commands::command::{Connect, NEVER};
@@ -150,22 +152,42 @@ impl Broker {
         self.effects.push(Effect::SessionChanged { session: id });
     }
 
-    /// Ends a session: nothing is owed to it any more. Its will must be settled before.
+    /// Ends a session: nothing is owed to it any more. Its will must be settled before. It is gone at once;
+    /// its intervals follow as the steps go.
     pub(crate) fn end_session(&mut self, id: u64) {
-        let filters: Vec<_> = match self.state.sessions.get(id) {
-            Some(s) => s.intervals.keys().copied().collect(),
-            None => return,
-        };
+        self.spend(4);
         self.drop_will(id);
-        for interval in filters {
-            self.close_interval(id, interval, 0);
-        }
-        if let Some(session) = self.state.sessions.remove(id) {
-            self.index.remove_session(id, &session);
-            self.index.advancing.remove(&id);
-        }
+        let Some(session) = self.state.sessions.remove(id) else { return };
+        self.index.remove_session(id, &session);
+        self.index.advancing.remove(&id);
         self.state.keys.forget(self.state.shard.0, id);
+        if session.next_publish > 0 {
+            self.state.ended_publishers.insert(id);
+            if self.state.ended_publishers.len() > ENDED_PUBLISHERS_MAX {
+                self.state.ended_publishers.pop_first();
+            }
+        }
+        let intervals: Vec<_> = Arc::unwrap_or_clone(session).intervals.into_values().collect();
+        if !intervals.is_empty() {
+            self.state.left_intervals.push_back(intervals);
+            self.leave_intervals();
+        }
         self.effects.push(Effect::SessionEnded { session: id });
+    }
+
+    /// Goes on with the intervals of sessions that have ended.
+    pub(crate) fn leave_intervals(&mut self) {
+        while self.left > 0
+            && let Some(intervals) = self.state.left_intervals.front_mut()
+        {
+            match intervals.pop() {
+                Some(interval) => {
+                    self.spend(4);
+                    self.leave_interval(&interval);
+                }
+                None => drop(self.state.left_intervals.pop_front()),
+            }
+        }
     }
 
     /// The will is to be published (G4): it stands among what is owed until an entry says it was done.

@@ -22,7 +22,13 @@ pub enum Effect {
         /// Its token.
         token: u64,
     },
-    /// A session is gone.
+    /// A session waits for retained messages (R9): see `Session::replays`.
+    ReplayWanted {
+        /// The session.
+        session: u64,
+    },
+    /// A session is gone. When it published with QoS 2, other shards are to forget its keys: see
+    /// `Broker::ended_publishers`.
     SessionEnded {
         /// The session.
         session: u64,

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::limits::MATCHES_MAX;
+
 #[derive(Clone, Debug, Default)]
 struct Node {
     children: BTreeMap<Box<str>, Node>,
@@ -53,13 +55,16 @@ impl FilterIndex {
         }
     }
 
-    /// The inboxes whose filters match, ascending.
-    pub(crate) fn matching(&self, vhost: &str, topic: &str, found: &mut Vec<u64>) {
+    /// The inboxes whose filters match, ascending; false when it would have to look at more than
+    /// [`MATCHES_MAX`] nodes or inboxes.
+    pub(crate) fn matching(&self, vhost: &str, topic: &str, found: &mut Vec<u64>) -> bool {
         found.clear();
+        let mut left = MATCHES_MAX;
         if let Some(node) = self.vhosts.get(vhost) {
-            walk(node, Some(topic), topic.starts_with('$'), found);
+            walk(node, Some(topic), topic.starts_with('$'), found, &mut left);
             found.sort_unstable();
         }
+        left > 0
     }
 }
 
@@ -87,7 +92,11 @@ fn remove<'a>(node: &mut Node, mut levels: impl Iterator<Item = &'a str>) {
 }
 
 /// `rest` is what is left of the topic, None behind its last level.
-fn walk(node: &Node, rest: Option<&str>, system: bool, found: &mut Vec<u64>) {
+fn walk(node: &Node, rest: Option<&str>, system: bool, found: &mut Vec<u64>, left: &mut usize) {
+    *left = left.saturating_sub(1);
+    if *left == 0 {
+        return;
+    }
     if !system {
         found.extend(node.rest);
     }
@@ -97,13 +106,13 @@ fn walk(node: &Node, rest: Option<&str>, system: bool, found: &mut Vec<u64>) {
     };
     let (level, rest) = rest.split_once('/').map_or((rest, None), |(l, r)| (l, Some(r)));
     if let (Some(child), false) = (node.children.get("+"), system) {
-        walk(child, rest, false, found);
+        walk(child, rest, false, found, left);
     }
     // Topics hold no wildcards, but a level that reads "+" must not find the child of the wildcard.
     if level != "+"
         && let Some(child) = node.children.get(level)
     {
-        walk(child, rest, false, found);
+        walk(child, rest, false, found, left);
     }
 }
 
@@ -120,13 +129,13 @@ mod tests {
         }
         let mut found = Vec::new();
         for topic in ["a", "a/b", "a/b/c", "/", "$SYS/x", "$SYS", "b", "a//c", "x/b"] {
-            index.matching("/", topic, &mut found);
+            assert!(index.matching("/", topic, &mut found));
             let want: Vec<_> = (0..filters.len())
                 .filter(|n| fluxmq_names::filter_matches(filters[*n], topic))
                 .map(|n| n as u64)
                 .collect();
             assert_eq!(found, want, "{topic}");
-            index.matching("other", topic, &mut found);
+            assert!(index.matching("other", topic, &mut found));
             assert!(found.is_empty());
         }
         for (n, filter) in filters.iter().enumerate() {

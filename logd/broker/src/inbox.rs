@@ -48,8 +48,8 @@ pub(crate) struct Inbox {
     blocks: VecDeque<Arc<Block>>,
     /// Everything before was let go.
     head: Place,
-    /// How many intervals stand in a block.
-    marks: BTreeMap<u64, u32>,
+    /// How many intervals stand at a place, by block and byte; and the position before that place.
+    marks: BTreeMap<(u64, u32), (u32, u64)>,
 }
 
 // === impl Inbox ===
@@ -57,6 +57,11 @@ pub(crate) struct Inbox {
 impl Inbox {
     pub(crate) fn new(vhost: &str, filter: &str) -> Self {
         Self { vhost: vhost.into(), filter: filter.into(), ..Self::default() }
+    }
+
+    /// The list of one session: no filter leads to it.
+    pub(crate) fn is_private(&self) -> bool {
+        self.filter.is_empty()
     }
 
     /// Appends a message; its position is above all before.
@@ -110,15 +115,15 @@ impl Inbox {
 
     /// Notes that an interval stands at `place`.
     pub(crate) fn mark(&mut self, place: Place) {
-        *self.marks.entry(place.block).or_default() += 1;
+        self.marks.entry((place.block, place.byte)).or_insert((0, place.before)).0 += 1;
     }
 
     /// An interval that stood at `place` stands there no more.
     pub(crate) fn unmark(&mut self, place: Place) {
-        if let Some(count) = self.marks.get_mut(&place.block) {
+        if let Some((count, _)) = self.marks.get_mut(&(place.block, place.byte)) {
             *count -= 1;
             if *count == 0 {
-                self.marks.remove(&place.block);
+                self.marks.remove(&(place.block, place.byte));
             }
         }
     }
@@ -128,35 +133,28 @@ impl Inbox {
         self.marks.is_empty()
     }
 
-    /// Intervals that stand in it.
-    pub(crate) fn intervals(&self) -> u32 {
-        self.marks.values().sum()
+    /// Something lies before the place of the slowest session that was not let go yet.
+    pub(crate) fn needs_trimming(&self) -> bool {
+        let first = self.marks.first_key_value();
+        first.is_some_and(|(place, _)| (self.head.block, self.head.byte) < *place)
     }
 
-    /// Lets go of what nobody is owed: all before `sole` when one interval is left, which stands there;
-    /// else the blocks before the first mark; everything when there is none. Hands each position to
-    /// `released`.
-    pub(crate) fn trim(&mut self, sole: Option<Place>, mut released: impl FnMut(u64)) {
-        let target = match (sole, self.marks.keys().next()) {
-            (Some(place), _) => place,
-            (None, Some(&block)) => Place { block, byte: 0, before: 0 },
-            (None, None) => self.end(),
-        };
-        let mut head = self.head;
-        while head.is_before(target)
-            && let Some(item) = self.next(&mut head)
-            && !target.is_before(head)
-        {
+    /// Lets go of up to `max` messages that nobody is owed: all before the slowest session. Hands each
+    /// position to `released`; returns how many those were.
+    pub(crate) fn trim(&mut self, max: u32, mut released: impl FnMut(u64)) -> u32 {
+        let mut count = 0;
+        while count < max && self.needs_trimming() {
+            let mut head = self.head;
+            let Some(item) = self.next(&mut head) else { break };
             released(item.position);
             self.head = head;
+            count += 1;
         }
-        while self.first_block < target.block && self.blocks.len() > 1 {
+        while self.first_block < self.head.block && self.blocks.len() > 1 {
             self.blocks.pop_front();
             self.first_block += 1;
         }
-        if self.head.block < self.first_block {
-            self.head = Place { block: self.first_block, byte: 0, before: 0 };
-        }
+        count
     }
 
     /// Lets go of the first block of a forsaken inbox; false when nothing is left.
@@ -278,10 +276,14 @@ mod tests {
         }
         inbox.unmark(start);
         let mut dropped = Vec::new();
-        inbox.trim(None, |position| dropped.push(position));
-        assert_eq!(dropped.len(), 256, "two whole blocks lie before the other mark");
-        inbox.trim(Some(late), |position| dropped.push(position));
-        assert_eq!(dropped.len(), 300, "one interval is left: exactly what lies before it");
+        assert_eq!(inbox.trim(290, |position| dropped.push(position)), 290, "as many as it may");
+        assert!(inbox.needs_trimming());
+        assert_eq!(
+            inbox.trim(290, |position| dropped.push(position)),
+            10,
+            "what lies before the mark"
+        );
+        assert!(!inbox.needs_trimming());
         let mut place = late;
         assert_eq!(inbox.next(&mut place), Some(item(301 * 1_048_577)));
         inbox.unmark(late);

@@ -1,6 +1,7 @@
 //! What follows from the state and makes it quick to use: rebuilt after a snapshot is read, never saved.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::filter_index::FilterIndex;
 use crate::inbox::Inbox;
@@ -15,8 +16,8 @@ pub(crate) enum Due {
     End(u64),
     /// Its will is published.
     Will(u64),
-    /// A retained message expires: vhost and topic.
-    Retained(Box<str>, Box<str>),
+    /// A retained message expires: its key in the store.
+    Retained(Arc<str>),
 }
 
 /// Derived from [`State`].
@@ -31,6 +32,10 @@ pub(crate) struct Index {
     pub(crate) live: Live,
     /// Sessions whose cursor can move on.
     pub(crate) advancing: BTreeSet<u64>,
+    /// Inboxes that hold what nobody is owed.
+    pub(crate) trimming: BTreeSet<u64>,
+    /// Ended gateways that sessions are still attached to.
+    pub(crate) detaching: BTreeSet<u64>,
 }
 
 // === impl Index ===
@@ -49,6 +54,12 @@ impl Index {
             if session.settled.first_key_value().is_some_and(|(f, _)| *f <= session.cursor) {
                 index.advancing.insert(id);
             }
+            if let Some((gateway, _)) = session.owner.filter(|(g, _)| state.ended.contains(g)) {
+                index.detaching.insert(gateway);
+            }
+        }
+        for interval in state.left_intervals.iter().flatten() {
+            places.push((interval.inbox, interval.at, interval.to == u64::MAX));
         }
         for (inbox, place, open) in places {
             if let Some(inbox) = state.inboxes.get_mut(inbox) {
@@ -57,16 +68,19 @@ impl Index {
             }
         }
         for (id, inbox) in state.inboxes.iter() {
-            if inbox.open > 0 {
+            if inbox.needs_trimming() {
+                index.trimming.insert(id);
+            }
+            if inbox.open > 0 && !inbox.is_private() {
                 index.filters.insert(&inbox.vhost, &inbox.filter, id);
             }
             index.add_messages(inbox);
         }
         state.discarded.iter().for_each(|i| index.add_messages(i));
-        for ((vhost, topic), retained) in &state.retained {
+        for (key, retained) in state.retained.iter() {
             index.live.add(retained.position, 1);
             if let Some(ms) = retained.expiry_ms {
-                index.due.insert((ms, Due::Retained(vhost.clone(), topic.clone())));
+                index.due.insert((ms, Due::Retained(key.clone())));
             }
         }
         state.owed.values().for_each(|o| index.live.add(o.will.position, 1));

@@ -1,8 +1,12 @@
 //! Limits of a shard. They are part of the state machine: the same on every node, changed only by an
 //! entry (S6). Each names the error that says it was reached.
 
-/// Commands' steps between two chances to do something else (S11); also the most one command does.
+/// The most steps one command does (S11): what is more goes on with later entries.
 pub const STEPS_MAX: u32 = 10_000;
+/// Inboxes and queues one publish goes to; it is refused with `LimitExceeded` if more match.
+pub const MATCHES_MAX: usize = 8_000;
+/// Registered gateways (meta); `LimitExceeded`.
+pub const GATEWAYS_MAX: usize = 4_096;
 /// Sessions of a shard; `LimitExceeded`.
 pub const SESSIONS_MAX: usize = 2_000_000;
 /// Open and closing intervals of a session (Q0); the filter is refused with 0x97.
@@ -13,6 +17,16 @@ pub const INBOXES_MAX: usize = 2_000_000;
 pub const RETAINED_MAX: usize = 10_000_000;
 /// Open QoS 2 packet ids of a session (G2); `LimitExceeded`.
 pub const INFLIGHT_IN_MAX: usize = 256;
+/// From the lowest open publish number of a session to its next one (G2): a shard remembers 64 bytes of
+/// bits for each; QOS2_OPEN is refused with `LimitExceeded`, a publish with a number beyond it with
+/// `InvalidArgument`.
+pub const QOS2_SPREAD_MAX: u64 = 512;
+/// Numbers whose PUBREC one SETTLE may report; `InvalidArgument`.
+pub const RECEIVED_MAX: u64 = 4_096;
+/// Ended sessions that other shards are still to forget; the oldest is crossed off beyond it.
+pub const ENDED_PUBLISHERS_MAX: usize = 100_000;
+/// Replays of retained messages that a session waits for (R9); the filter is refused with 0x97.
+pub const REPLAYS_MAX: usize = 1_024;
 /// Sources whose keys a shard remembers (G2); `LimitExceeded`.
 pub const KEYS_MAX: usize = 100_000;
 /// Keys of owed effects of other shards that are remembered, oldest forgotten first.

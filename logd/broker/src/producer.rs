@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::limits::{KEYS_MAX, OUTCOMES_MAX, OWED_KEYS_MAX};
+use crate::limits::{KEYS_MAX, OUTCOMES_MAX, OWED_KEYS_MAX, QOS2_SPREAD_MAX};
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::Key;
 use fluxmq_commands::wire::{Reader, WireError, Write};
@@ -69,12 +69,40 @@ impl Producer {
     }
 }
 
-/// Publish numbers of one session that were taken.
+/// Publish numbers of one session that were taken: those of [`QOS2_SPREAD_MAX`] from the lowest open one on
+/// as a ring of bits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Taken {
     /// All below are closed.
     lowest_open: u64,
-    numbers: BTreeSet<u64>,
+    bits: [u64; (QOS2_SPREAD_MAX / 64) as usize],
+}
+
+// === impl Taken ===
+
+impl Taken {
+    fn bit(n: u64) -> (usize, u64) {
+        let n = n % QOS2_SPREAD_MAX;
+        ((n / 64) as usize, 1 << (n % 64))
+    }
+
+    fn has(&self, n: u64) -> bool {
+        let (word, bit) = Self::bit(n);
+        n < self.lowest_open || self.bits[word] & bit != 0
+    }
+
+    /// Closes the numbers below `lowest_open`.
+    fn close(&mut self, lowest_open: u64) {
+        if lowest_open >= self.lowest_open.saturating_add(QOS2_SPREAD_MAX) {
+            self.bits = [0; _];
+        } else {
+            for n in self.lowest_open..lowest_open {
+                let (word, bit) = Self::bit(n);
+                self.bits[word] &= !bit;
+            }
+        }
+        self.lowest_open = self.lowest_open.max(lowest_open);
+    }
 }
 
 /// What was taken under keys.
@@ -93,35 +121,52 @@ pub(crate) enum Taking {
     Repeat,
     /// No room for another source.
     Full,
+    /// Further from the lowest open number than any session may be.
+    Far,
 }
 
 // === impl Keys ===
 
 impl Keys {
-    /// Takes `key`; `lowest_open` closes the publish numbers below it.
-    pub(crate) fn take(&mut self, key: Key, lowest_open: Option<u64>) -> Taking {
+    /// What taking `key` would lead to. `lowest_open` is that of its source; None for owed effects.
+    pub(crate) fn look(&self, key: Key, lowest_open: Option<u64>) -> Taking {
         let source = (key.shard, key.id);
         let Some(lowest_open) = lowest_open else {
-            return self.take_owed(source);
+            let repeat = self.owed_set.contains(&source);
+            return if repeat { Taking::Repeat } else { Taking::Fresh };
         };
-        if !self.sessions.contains_key(&source) && self.sessions.len() >= KEYS_MAX {
-            return Taking::Full;
+        let taken = self.sessions.get(&source);
+        let floor = taken.map_or(0, |t| t.lowest_open).max(lowest_open);
+        if key.n < floor
+            || taken.is_some_and(|t| key.n - t.lowest_open < QOS2_SPREAD_MAX && t.has(key.n))
+        {
+            return if cfg!(planted = "take_a_key_twice") { Taking::Fresh } else { Taking::Repeat };
         }
-        let taken = self.sessions.entry(source).or_default();
-        if lowest_open > taken.lowest_open {
-            taken.lowest_open = lowest_open;
-            taken.numbers = taken.numbers.split_off(&lowest_open);
+        match (key.n - floor >= QOS2_SPREAD_MAX, taken) {
+            (true, _) => Taking::Far,
+            (false, None) if self.sessions.len() >= KEYS_MAX => Taking::Full,
+            _ => Taking::Fresh,
         }
-        let repeat = key.n < taken.lowest_open || !taken.numbers.insert(key.n);
-        if repeat && !cfg!(planted = "take_a_key_twice") {
-            return Taking::Repeat;
-        }
-        Taking::Fresh
     }
 
-    fn take_owed(&mut self, source: (u32, u64)) -> Taking {
+    /// Takes a fresh `key`, or closes what is below `lowest_open` again.
+    pub(crate) fn take(&mut self, key: Key, lowest_open: Option<u64>) {
+        let source = (key.shard, key.id);
+        let Some(lowest_open) = lowest_open else { return self.take_owed(source) };
+        if !self.sessions.contains_key(&source) && self.sessions.len() >= KEYS_MAX {
+            return;
+        }
+        let taken = self.sessions.entry(source).or_default();
+        taken.close(lowest_open);
+        if key.n >= taken.lowest_open {
+            let (word, bit) = Taken::bit(key.n);
+            taken.bits[word] |= bit;
+        }
+    }
+
+    fn take_owed(&mut self, source: (u32, u64)) {
         if !self.owed_set.insert(source) {
-            return Taking::Repeat;
+            return;
         }
         self.owed.push_back(source);
         if self.owed.len() > OWED_KEYS_MAX
@@ -129,7 +174,6 @@ impl Keys {
         {
             self.owed_set.remove(&oldest);
         }
-        Taking::Fresh
     }
 
     /// The session is gone: nothing of it comes again.
@@ -143,8 +187,7 @@ impl Keys {
             out.put_u32(*shard);
             out.put_u64(*id);
             out.put_u64(taken.lowest_open);
-            out.put_u32(taken.numbers.len() as u32);
-            taken.numbers.iter().for_each(|n| out.put_u64(*n));
+            taken.bits.iter().for_each(|word| out.put_u64(*word));
         }
         out.put_u32(self.owed.len() as u32);
         for (shard, id) in &self.owed {
@@ -157,9 +200,11 @@ impl Keys {
         let mut keys = Self::default();
         for _ in 0..r.u32()? {
             let source = (r.u32()?, r.u64()?);
-            let lowest_open = r.u64()?;
-            let numbers = (0..r.u32()?).map(|_| r.u64()).collect::<Result<_, _>>()?;
-            keys.sessions.insert(source, Taken { lowest_open, numbers });
+            let mut taken = Taken { lowest_open: r.u64()?, ..Taken::default() };
+            for word in &mut taken.bits {
+                *word = r.u64()?;
+            }
+            keys.sessions.insert(source, taken);
         }
         for _ in 0..r.u32()? {
             let source = (r.u32()?, r.u64()?);
@@ -196,12 +241,30 @@ mod tests {
     fn a_key_is_taken_once_also_when_it_is_closed() {
         let mut keys = Keys::default();
         let key = |n| Key { shard: 1, id: 2, n };
-        assert_eq!(keys.take(key(5), Some(3)), Taking::Fresh);
-        assert_eq!(keys.take(key(5), Some(3)), Taking::Repeat);
-        assert_eq!(keys.take(key(6), Some(6)), Taking::Fresh);
-        assert_eq!(keys.take(key(5), Some(5)), Taking::Repeat, "closed, and the floor stays");
-        assert_eq!(keys.take(key(0), None), Taking::Fresh, "an owed effect is another thing");
-        assert_eq!(keys.take(key(0), None), Taking::Repeat);
+        let take = |keys: &mut Keys, n, lowest_open| {
+            let taking = keys.look(key(n), lowest_open);
+            if matches!(taking, Taking::Fresh | Taking::Repeat) {
+                keys.take(key(n), lowest_open);
+            }
+            taking
+        };
+        assert_eq!(take(&mut keys, 5, Some(3)), Taking::Fresh);
+        assert_eq!(take(&mut keys, 5, Some(3)), Taking::Repeat);
+        assert_eq!(take(&mut keys, 6, Some(6)), Taking::Fresh);
+        assert_eq!(take(&mut keys, 5, Some(5)), Taking::Repeat, "closed, and the floor stays");
+        assert_eq!(take(&mut keys, 6 + QOS2_SPREAD_MAX, Some(6)), Taking::Far);
+        assert_eq!(take(&mut keys, 5 + QOS2_SPREAD_MAX, Some(6)), Taking::Fresh);
+        assert_eq!(take(&mut keys, 5 + QOS2_SPREAD_MAX, Some(7)), Taking::Repeat);
+        assert_eq!(
+            take(&mut keys, 6 + QOS2_SPREAD_MAX, Some(7)),
+            Taking::Fresh,
+            "the bit of 6 is free again"
+        );
+        assert_eq!(take(&mut keys, 9_000, Some(9_000)), Taking::Fresh);
+        assert_eq!(take(&mut keys, 9_001, Some(9_000)), Taking::Fresh);
+        assert_eq!(take(&mut keys, 9_001, Some(9_000)), Taking::Repeat);
+        assert_eq!(take(&mut keys, 0, None), Taking::Fresh, "an owed effect is another thing");
+        assert_eq!(take(&mut keys, 0, None), Taking::Repeat);
         let mut bytes = Vec::new();
         keys.save(&mut bytes);
         assert_eq!(Keys::load(&mut Reader(&bytes)), Ok(keys));

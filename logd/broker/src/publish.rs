@@ -1,52 +1,144 @@
 //! PUBLISH: into the inboxes that match, and into the retained store (R5, R9).
 
+use std::sync::Arc;
+
 use fluxmq_names::ErrorCode;
 
 use crate::broker::Broker;
 use crate::effect::Effect;
-use crate::inbox::Item;
+use crate::inbox::{Inbox, Item};
 use crate::index::Due;
 use crate::limits::RETAINED_MAX;
 use crate::producer::Taking;
-use crate::state::Retained;
+use crate::retained::{self, Retained};
+use crate::session::{Interval, LIST_INTERVAL};
 use fluxmq_commands::Outcome;
-use fluxmq_commands::command::Publish;
+use fluxmq_commands::command::{Progress, Publish, ToList};
 
-/// MQTT 5 options byte: no local.
+/// MQTT 5 options byte: no local, retain as published.
 const NO_LOCAL: u8 = 4;
+const RETAIN_AS_PUBLISHED: u8 = 8;
 
 // === impl Broker ===
 
 impl Broker {
     pub(crate) fn publish(&mut self, position: u64, publish: &Publish<'_>) -> Outcome {
+        if let Some(list) = &publish.list {
+            return self.append_to_list(position, publish, list);
+        }
         if let Some(key) = publish.key {
-            match self.state.keys.take(key, publish.lowest_open) {
+            match self.state.keys.look(key, publish.lowest_open) {
                 Taking::Fresh => {}
-                Taking::Repeat => return Outcome::Published { matched: 1 },
+                Taking::Repeat => {
+                    self.state.keys.take(key, publish.lowest_open);
+                    return Outcome::Published { matched: 1 };
+                }
                 Taking::Full => return Outcome::refused(ErrorCode::LimitExceeded),
+                Taking::Far => return Outcome::refused(ErrorCode::InvalidArgument),
             }
         }
-        let stored = match publish.store {
-            true => match self.retain(position, publish) {
-                Ok(refers) => refers,
-                Err(code) => return Outcome::refused(code),
-            },
-            false => 0,
+        // Everything that may refuse it comes first: a refusal changes nothing.
+        let mut matching = std::mem::take(&mut self.matching);
+        matching.clear();
+        let fits = publish.qos == 0
+            || self.index.filters.matching(publish.vhost, publish.topic, &mut matching);
+        let outcome = if fits && self.may_retain(publish) {
+            if let Some(key) = publish.key {
+                self.state.keys.take(key, publish.lowest_open);
+            }
+            let stored = publish.store && self.retain(position, publish);
+            self.append(position, publish, &matching);
+            let matched = matching.len() as u32;
+            self.index.live.add(position, u64::from(stored) + u64::from(matched));
+            Outcome::Published { matched: matched + u32::from(publish.store) }
+        } else {
+            Outcome::refused(ErrorCode::LimitExceeded)
         };
-        let mut matched = 0;
-        if publish.qos > 0 {
-            matched = self.append(position, publish);
-        }
-        self.index.live.add(position, u64::from(stored) + u64::from(matched));
-        Outcome::Published { matched: matched + u32::from(publish.store) }
+        self.matching = matching;
+        outcome
     }
 
-    /// Appends to every inbox whose filter matches; returns how many those are.
-    fn append(&mut self, position: u64, publish: &Publish<'_>) -> u32 {
-        let mut matching = std::mem::take(&mut self.matching);
-        self.index.filters.matching(publish.vhost, publish.topic, &mut matching);
-        let item = Item { position, qos: publish.qos, retain: publish.retain };
-        for id in &matching {
+    /// Copies a message into the list of one session (Q0); done once, as the replay's cursor or the key says.
+    fn append_to_list(
+        &mut self,
+        position: u64,
+        publish: &Publish<'_>,
+        list: &ToList<'_>,
+    ) -> Outcome {
+        if let Some(key) = publish.key {
+            match self.state.keys.look(key, publish.lowest_open) {
+                Taking::Fresh => {}
+                Taking::Repeat => return Outcome::Done,
+                Taking::Full => return Outcome::refused(ErrorCode::LimitExceeded),
+                Taking::Far => return Outcome::refused(ErrorCode::InvalidArgument),
+            }
+        }
+        let own_shard = list.shard == self.state.shard.0;
+        let Some(session) = self.state.sessions.get_mut(list.session) else {
+            return Outcome::refused(ErrorCode::NotFound);
+        };
+        if list.replay != 0 {
+            let Some(replay) = session.replays.get_mut(&list.replay) else {
+                return Outcome::refused(ErrorCode::NotFound);
+            };
+            if !replay.moves_to(list.shard, publish.topic) {
+                return Outcome::Done;
+            }
+            // What was retained after the SUBSCRIBE came by the inbox already.
+            if own_shard && list.source >= replay.since {
+                return Outcome::Done;
+            }
+        }
+        if let Some(key) = publish.key {
+            self.state.keys.take(key, publish.lowest_open);
+        }
+        let inbox = match session.intervals.get(&LIST_INTERVAL) {
+            Some(interval) => interval.inbox,
+            None => {
+                self.state.next_inbox += 1;
+                let (id, mut inbox) = (self.state.next_inbox, Inbox::new(&session.vhost, ""));
+                let at = inbox.end();
+                inbox.mark(at);
+                inbox.open = 1;
+                self.state.inboxes.insert(id, inbox);
+                // QoS and flags are those of the message.
+                let options = 2 | RETAIN_AS_PUBLISHED;
+                let all = Interval { inbox: id, at, to: u64::MAX, options, identifier: 0 };
+                session.intervals.insert(LIST_INTERVAL, all);
+                self.effects.push(Effect::SessionChanged { session: list.session });
+                id
+            }
+        };
+        self.append(position, publish, &[inbox]);
+        self.index.live.add(position, 1);
+        Outcome::Done
+    }
+
+    /// A replay has looked at a shard up to a topic, or is done.
+    pub(crate) fn replay_at(
+        &mut self,
+        session: u64,
+        (replay, shard): (u64, u32),
+        after: &str,
+        progress: Progress,
+    ) {
+        let Some(session) = self.state.sessions.get_mut(session) else { return };
+        if progress == Progress::Done {
+            session.replays.remove(&replay);
+        } else if let Some(replay) = session.replays.get_mut(&replay) {
+            if progress == Progress::ShardDone {
+                replay.shards.insert(shard, None);
+            } else {
+                replay.moves_to(shard, after);
+            }
+        }
+    }
+
+    /// Appends to the inboxes.
+    fn append(&mut self, position: u64, publish: &Publish<'_>, matching: &[u64]) {
+        let item = Item { position, qos: publish.qos.max(1), retain: publish.retain };
+        self.spend(matching.len() as u32 + 1);
+        for id in matching {
             if let Some(inbox) = self.state.inboxes.get_mut(*id) {
                 inbox.append(item);
                 let grew = Effect::InboxGrew { inbox: *id };
@@ -58,11 +150,8 @@ impl Broker {
         if let Some((shard, session)) = publish.publisher
             && shard == self.state.shard.0
         {
-            self.note_own(session, position, &matching);
+            self.note_own(session, position, matching);
         }
-        let matched = matching.len() as u32;
-        self.matching = matching;
-        matched
     }
 
     /// A session's own publish is not sent back when every subscription it matches says no local.
@@ -81,33 +170,36 @@ impl Broker {
         }
     }
 
-    /// Replaces the retained message of the topic; returns the references to `position` that made.
-    fn retain(&mut self, position: u64, publish: &Publish<'_>) -> Result<u8, ErrorCode> {
-        let key = (publish.vhost.into(), publish.topic.into());
-        let full = self.state.retained.len() >= RETAINED_MAX;
-        if full && !publish.empty && !self.state.retained.contains_key(&key) {
-            return Err(ErrorCode::LimitExceeded);
-        }
+    /// Whether there is room for what `publish` wants to be retained.
+    fn may_retain(&self, publish: &Publish<'_>) -> bool {
+        let new = publish.store && !publish.empty;
+        !new || self.state.retained.len() < RETAINED_MAX
+            || self.state.retained.get(&retained::key(publish.vhost, publish.topic)).is_some()
+    }
+
+    /// Replaces the retained message of the topic; false when the publish deletes it.
+    fn retain(&mut self, position: u64, publish: &Publish<'_>) -> bool {
+        let key = retained::key(publish.vhost, publish.topic);
         self.forget_retained(&key);
         if publish.empty {
-            return Ok(0);
+            return false;
         }
         let expiry_ms = publish.expiry_ms;
         if let Some(ms) = expiry_ms {
-            self.index.due.insert((ms, Due::Retained(key.0.clone(), key.1.clone())));
+            self.index.due.insert((ms, Due::Retained(key.clone())));
         }
         self.state.retained.insert(key, Retained { position, qos: publish.qos, expiry_ms });
-        Ok(1)
+        true
     }
 
     /// Removes the retained message of a topic.
-    pub(crate) fn forget_retained(&mut self, key: &(Box<str>, Box<str>)) {
+    pub(crate) fn forget_retained(&mut self, key: &Arc<str>) {
         let Some(old) = self.state.retained.remove(key) else {
             return;
         };
         self.index.live.release(old.position);
         if let Some(ms) = old.expiry_ms {
-            self.index.due.remove(&(ms, Due::Retained(key.0.clone(), key.1.clone())));
+            self.index.due.remove(&(ms, Due::Retained(key.clone())));
         }
     }
 }

@@ -2,12 +2,11 @@
 
 use std::ops::RangeInclusive;
 
-use fluxmq_names::filter_matches;
-
 use crate::broker::Broker;
 use crate::order::{DeliveryCursor, Owed};
+use crate::retained::RetainedPage;
 use crate::session::Session;
-use crate::state::{OwedWill, Retained};
+use crate::state::OwedWill;
 
 // === impl Broker ===
 
@@ -64,7 +63,8 @@ impl Broker {
         open.map(|(_, i)| (&*i.vhost, &*i.filter))
     }
 
-    /// Up to `max` retained messages whose topics match and come behind `after`, by topic.
+    /// Up to `max` retained messages whose topics match and come behind `after`, in the store's order. A page
+    /// may hold fewer and still say that there is more: it looks at no more than 10,000 topics.
     #[must_use]
     pub fn retained_matching(
         &self,
@@ -72,24 +72,8 @@ impl Broker {
         filter: &str,
         after: &str,
         max: usize,
-    ) -> Vec<(&str, Retained)> {
-        let now_ms = self.state.now_ms;
-        let prefix = filter.find(['+', '#']).map_or(filter, |at| &filter[..at]);
-        // "a/#" matches "a" as well, which sorts before "a/".
-        let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
-        let first: (Box<str>, Box<str>) = (vhost.into(), prefix.max(after).into());
-        self.state
-            .retained
-            .range(first..)
-            .take_while(|((v, topic), _)| &**v == vhost && topic.starts_with(prefix))
-            .filter(|((_, topic), r)| {
-                &**topic > after
-                    && r.expiry_ms.is_none_or(|ms| ms > now_ms)
-                    && filter_matches(filter, topic)
-            })
-            .map(|((_, topic), r)| (&**topic, *r))
-            .take(max)
-            .collect()
+    ) -> RetainedPage {
+        self.state.retained.page((vhost, filter), after, max, self.state.now_ms)
     }
 
     /// Retained messages of the shard.
@@ -106,8 +90,7 @@ impl Broker {
     /// When the next TICK is due, Unix ms; now when work was cut off.
     #[must_use]
     pub fn next_due(&self) -> Option<u64> {
-        let unfinished = !self.state.discarded.is_empty() || !self.index.advancing.is_empty();
-        if unfinished {
+        if self.is_unfinished() || !self.index.advancing.is_empty() {
             return Some(self.state.now_ms);
         }
         self.index.due.first().map(|(ms, _)| *ms)
@@ -123,6 +106,12 @@ impl Broker {
     #[must_use]
     pub fn live_references(&self) -> u64 {
         self.index.live.total()
+    }
+
+    /// Ended sessions whose publish numbers other shards are to forget: FORGET_KEYS there, then
+    /// KEYS_FORGOTTEN here (G2).
+    pub fn ended_publishers(&self) -> impl Iterator<Item = u64> {
+        self.state.ended_publishers.iter().copied()
     }
 
     /// Whether a gateway epoch has ended here.

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fluxmq_names::filter_matches;
+
 use crate::inbox::Place;
 use fluxmq_commands::wire::{Reader, WireError, Write};
 
@@ -17,6 +19,35 @@ pub(crate) struct Interval {
     pub(crate) options: u8,
     pub(crate) identifier: u32,
 }
+
+/// A subscription with QoS 0 and an identifier: messages that come by an inbox carry it along when the
+/// filter matches their topic and the position lies inside (Q0). Nothing is owed because of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ZeroInterval {
+    pub(crate) from: u64,
+    /// Closed at this position; `u64::MAX` while it is open.
+    pub(crate) to: u64,
+    pub(crate) identifier: u32,
+    pub(crate) filter: Box<str>,
+}
+
+/// Retained messages that a SUBSCRIBE asked for, on their way into the session's list (R9).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replay {
+    /// The filter that was subscribed.
+    pub filter: Box<str>,
+    /// Its options; the QoS is what was granted, 1 or 2.
+    pub options: u8,
+    /// Its subscription identifier, 0 = none.
+    pub identifier: u32,
+    /// Position of the SUBSCRIBE: what this shard retained later came by the inbox.
+    pub since: u64,
+    /// By shard: the topic that was looked at last; None = nothing more comes from it.
+    pub shards: BTreeMap<u32, Option<Box<str>>>,
+}
+
+/// The interval over a session's private list, in its `intervals`.
+pub(crate) const LIST_INTERVAL: u64 = 0;
 
 /// A subscription as the client sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +101,10 @@ pub struct Session {
     /// By id: the order they were opened in.
     pub(crate) intervals: BTreeMap<u64, Interval>,
     pub(crate) next_interval: u64,
+    pub(crate) zeros: Vec<ZeroInterval>,
+    /// Replays of retained messages that are not done, by id.
+    pub replays: BTreeMap<u64, Replay>,
+    pub(crate) last_replay: u64,
     /// The number of the oldest message that is not settled; all below are.
     pub cursor: u64,
     /// All owed below this position are settled.
@@ -96,6 +131,24 @@ impl Session {
     #[must_use]
     pub fn lowest_open(&self) -> u64 {
         self.open_ids.values().min().copied().unwrap_or(self.next_publish)
+    }
+
+    /// Identifiers of the QoS 0 subscriptions that match a message of its inboxes (Q0): to be added to
+    /// those of what it is owed, except for what was copied into its list.
+    pub fn identifiers_of_zero<'a>(
+        &'a self,
+        position: u64,
+        topic: &'a str,
+    ) -> impl Iterator<Item = u32> + 'a {
+        let inside = move |z: &&ZeroInterval| z.from < position && position < z.to;
+        let matching =
+            self.zeros.iter().filter(inside).filter(|z| filter_matches(&z.filter, topic));
+        matching.map(|z| z.identifier)
+    }
+
+    /// Steps that looking for its next message costs: each interval is looked at.
+    pub(crate) fn walk_cost(&self) -> u32 {
+        1 + self.intervals.len() as u32 / 8
     }
 
     /// Whether number `n` is settled above the cursor.
@@ -154,11 +207,20 @@ impl Session {
         out.put_u32(self.intervals.len() as u32);
         for (id, i) in &self.intervals {
             out.put_u64(*id);
-            out.put_u64(i.inbox);
-            i.at.save(out);
-            out.put_u64(i.to);
-            out.put_u8(i.options);
-            out.put_u32(i.identifier);
+            i.save(out);
+        }
+        out.put_u32(self.zeros.len() as u32);
+        for zero in &self.zeros {
+            out.put_u64(zero.from);
+            out.put_u64(zero.to);
+            out.put_u32(zero.identifier);
+            out.put_str(&zero.filter);
+        }
+        out.put_u64(self.last_replay);
+        out.put_u32(self.replays.len() as u32);
+        for (id, replay) in &self.replays {
+            out.put_u64(*id);
+            replay.save(out);
         }
         let pairs = |out: &mut Vec<u8>, pairs: &mut dyn Iterator<Item = (u64, u64)>| {
             let all: Vec<_> = pairs.collect();
@@ -193,14 +255,15 @@ impl Session {
         }
         for _ in 0..r.u32()? {
             let id = r.u64()?;
-            let interval = Interval {
-                inbox: r.u64()?,
-                at: Place::load(r)?,
-                to: r.u64()?,
-                options: r.u8()?,
-                identifier: r.u32()?,
-            };
-            s.intervals.insert(id, interval);
+            s.intervals.insert(id, Interval::load(r)?);
+        }
+        for _ in 0..r.u32()? {
+            let (from, to, identifier) = (r.u64()?, r.u64()?, r.u32()?);
+            s.zeros.push(ZeroInterval { from, to, identifier, filter: r.str()?.into() });
+        }
+        s.last_replay = r.u64()?;
+        for _ in 0..r.u32()? {
+            s.replays.insert(r.u64()?, Replay::load(r)?);
         }
         let pairs = |r: &mut Reader<'_>| -> Result<Vec<(u64, u64)>, WireError> {
             (0..r.u32()?).map(|_| Ok((r.u64()?, r.u64()?))).collect()
@@ -211,6 +274,65 @@ impl Session {
         s.open_ids = pairs(r)?.into_iter().map(|(id, n)| (id as u16, n)).collect();
         s.will = if r.u8()? != 0 { Some(StoredWill::load(r)?) } else { None };
         Ok(s)
+    }
+}
+
+impl Interval {
+    pub(crate) fn save(&self, out: &mut Vec<u8>) {
+        out.put_u64(self.inbox);
+        self.at.save(out);
+        out.put_u64(self.to);
+        out.put_u8(self.options);
+        out.put_u32(self.identifier);
+    }
+
+    pub(crate) fn load(r: &mut Reader<'_>) -> Result<Self, WireError> {
+        Ok(Self {
+            inbox: r.u64()?,
+            at: Place::load(r)?,
+            to: r.u64()?,
+            options: r.u8()?,
+            identifier: r.u32()?,
+        })
+    }
+}
+
+impl Replay {
+    /// Moves the cursor of a shard to a topic; false when it is there or beyond.
+    pub(crate) fn moves_to(&mut self, shard: u32, topic: &str) -> bool {
+        let beyond = match self.shards.get(&shard) {
+            None => true,
+            Some(None) => false,
+            Some(Some(after)) => after.split('/').lt(topic.split('/')),
+        };
+        if beyond {
+            self.shards.insert(shard, Some(topic.into()));
+        }
+        beyond
+    }
+
+    fn save(&self, out: &mut Vec<u8>) {
+        out.put_str(&self.filter);
+        out.put_u8(self.options);
+        out.put_u32(self.identifier);
+        out.put_u64(self.since);
+        out.put_u32(self.shards.len() as u32);
+        for (shard, after) in &self.shards {
+            out.put_u32(*shard);
+            out.put_u8(after.is_some().into());
+            out.put_str(after.as_deref().unwrap_or(""));
+        }
+    }
+
+    fn load(r: &mut Reader<'_>) -> Result<Self, WireError> {
+        let (filter, options, identifier) = (r.str()?.into(), r.u8()?, r.u32()?);
+        let since = r.u64()?;
+        let mut shards = BTreeMap::new();
+        for _ in 0..r.u32()? {
+            let (shard, more, after) = (r.u32()?, r.u8()? != 0, r.str()?);
+            shards.insert(shard, more.then(|| after.into()));
+        }
+        Ok(Self { filter, options, identifier, since, shards })
     }
 }
 
@@ -272,6 +394,15 @@ mod tests {
         let interval =
             Interval { inbox: 1, at: Place::default(), to: u64::MAX, options: 1, identifier: 2 };
         s.intervals.insert(3, interval);
+        s.zeros.push(ZeroInterval { from: 1, to: 9, identifier: 5, filter: "a/#".into() });
+        let replay = Replay {
+            filter: "a".into(),
+            options: 2,
+            identifier: 3,
+            since: 4,
+            shards: BTreeMap::from([(0, None), (1, Some("x".into()))]),
+        };
+        s.replays.insert(2, replay);
         s.settle(5, 9);
         s.open_ids.insert(3, 4);
         let mut bytes = Vec::new();

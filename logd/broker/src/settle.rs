@@ -4,7 +4,7 @@ use fluxmq_names::ErrorCode;
 
 use crate::broker::Broker;
 use crate::effect::Effect;
-use crate::limits::{INFLIGHT_IN_MAX, STEPS_MAX};
+use crate::limits::{INFLIGHT_IN_MAX, QOS2_SPREAD_MAX, RECEIVED_MAX};
 use crate::order::DeliveryCursor;
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::Settled;
@@ -14,6 +14,11 @@ use fluxmq_commands::command::Settled;
 impl Broker {
     pub(crate) fn settle(&mut self, id: u64, ranges: &[Settled]) -> Outcome {
         let end = |r: &Settled| r.first.saturating_add(r.count.into());
+        let received: u64 = ranges.iter().filter(|r| r.received).map(|r| u64::from(r.count)).sum();
+        if received > RECEIVED_MAX {
+            return Outcome::refused(ErrorCode::InvalidArgument);
+        }
+        self.spend(received as u32 + ranges.len() as u32);
         let cursor = self.state.sessions.get(id).map_or(0, |s| s.cursor);
         // Settled ranges that begin at the cursor need no look ahead: it stops at the end by itself.
         let looks_ahead = ranges.iter().any(|r| r.received || r.first > cursor);
@@ -59,17 +64,23 @@ impl Broker {
 
     /// The number behind the last message that exists, as far as `ranges` ask: what is not there cannot
     /// be settled, because a message that comes later has that number.
-    fn existing(&self, id: u64, ranges: impl Iterator<Item = (u64, u64)>) -> u64 {
+    fn existing(&mut self, id: u64, ranges: impl Iterator<Item = (u64, u64)>) -> u64 {
         let Some(session) = self.state.sessions.get(id) else { return 0 };
         let Some(wanted) = ranges.map(|(_, end)| end).filter(|e| *e > session.cursor).max() else {
             return u64::MAX;
         };
         let mut walk = DeliveryCursor::at_start(session);
-        for _ in 0..STEPS_MAX {
+        // Half of the steps are for moving the cursor.
+        let cost = session.walk_cost();
+        let mut spent = 0;
+        while spent + cost <= self.left / 2 {
             if walk.number >= wanted || walk.next(session, &self.state.inboxes).is_none() {
+                self.spend(spent);
                 return walk.number;
             }
+            spent += cost;
         }
+        self.spend(spent);
         // Further ahead than a command may look: the cursor has much settled to walk over first. What the
         // gateway says it sent must do.
         u64::MAX
@@ -88,16 +99,19 @@ impl Broker {
             return;
         };
         let mut walk = DeliveryCursor::at_start(session);
-        let mut steps = 0;
+        // Half of the steps are for letting go of what it passes.
+        let (cost, most) = (session.walk_cost(), self.left / 2);
+        let mut spent = session.intervals.len() as u32;
         let mut at_end = false;
-        while walk.number < end && steps < STEPS_MAX {
+        while walk.number < end && spent + cost <= most {
             if walk.next(session, &self.state.inboxes).is_none() {
                 at_end = true;
                 break;
             }
-            steps += 1;
+            spent += cost;
         }
         let number = walk.number;
+        self.spend(spent);
         let Some(session) = self.state.sessions.get_mut(id) else {
             return;
         };
@@ -110,6 +124,8 @@ impl Broker {
         session.received = session.received.split_off(&number);
         let moves = walk.store(session);
         session.own = session.own.split_off(&session.position);
+        let position = session.position;
+        session.zeros.retain(|z| z.to > position);
         let closed: Vec<_> =
             session.intervals.iter().filter(|(_, i)| i.to != u64::MAX).map(|(id, _)| *id).collect();
         for (inbox_id, old, new) in moves {
@@ -117,7 +133,7 @@ impl Broker {
                 inbox.unmark(old);
                 inbox.mark(new);
             }
-            self.trim_inbox(inbox_id, Some(new));
+            self.trim_inbox(inbox_id);
         }
         closed.into_iter().for_each(|interval| self.drop_interval_if_drained(id, interval));
         if more.is_some() {
@@ -152,7 +168,9 @@ impl Broker {
             let lowest_open = session.lowest_open();
             return Outcome::Opened { number, fresh: false, lowest_open };
         }
-        if session.open_ids.len() >= INFLIGHT_IN_MAX {
+        // One id that stays open while others come and go must not make every taker remember more (G2).
+        let spread = session.next_publish - session.lowest_open();
+        if session.open_ids.len() >= INFLIGHT_IN_MAX || spread >= QOS2_SPREAD_MAX {
             return Outcome::refused(ErrorCode::LimitExceeded);
         }
         let number = session.next_publish;

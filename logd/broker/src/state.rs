@@ -7,19 +7,9 @@ use fluxmq_names::ShardId;
 use crate::buckets::Buckets;
 use crate::inbox::Inbox;
 use crate::producer::{Keys, Producer};
-use crate::session::{Session, StoredWill};
+use crate::retained::RetainedStore;
+use crate::session::{Interval, Session, StoredWill};
 use fluxmq_commands::wire::{Reader, WireError, Write};
-
-/// A retained message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retained {
-    /// Where it is.
-    pub position: u64,
-    /// As published.
-    pub qos: u8,
-    /// Absolute expiry, Unix ms.
-    pub expiry_ms: Option<u64>,
-}
 
 /// A will that is to be published.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +23,7 @@ pub struct OwedWill {
 }
 
 /// Version of the encoding of a snapshot.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// Everything that is replicated. Cloning shares sessions and inboxes.
 #[derive(Clone, Debug, Default)]
@@ -54,12 +44,15 @@ pub(crate) struct State {
     pub(crate) sessions: Buckets<Session>,
     pub(crate) inboxes: Buckets<Inbox>,
     pub(crate) next_inbox: u64,
-    /// By vhost and topic.
-    pub(crate) retained: BTreeMap<(Box<str>, Box<str>), Retained>,
+    pub(crate) retained: RetainedStore,
     pub(crate) owed: BTreeMap<u64, OwedWill>,
     pub(crate) keys: Keys,
     /// Forsaken inboxes whose messages are still to be let go.
     pub(crate) discarded: VecDeque<Inbox>,
+    /// Intervals of sessions that have ended, still to be left.
+    pub(crate) left_intervals: VecDeque<Vec<Interval>>,
+    /// Ended sessions whose publish numbers other shards are to forget (G2).
+    pub(crate) ended_publishers: BTreeSet<u64>,
 }
 
 // === impl State ===
@@ -107,14 +100,7 @@ impl State {
     }
 
     fn save_messages(&self, out: &mut Vec<u8>) {
-        out.put_u64(self.retained.len() as u64);
-        for ((vhost, topic), retained) in &self.retained {
-            out.put_str(vhost);
-            out.put_str(topic);
-            out.put_u64(retained.position);
-            out.put_u8(retained.qos);
-            out.put_u64(retained.expiry_ms.unwrap_or(u64::MAX));
-        }
+        self.retained.save(out);
         out.put_u32(self.owed.len() as u32);
         for (id, owed) in &self.owed {
             out.put_u64(*id);
@@ -125,6 +111,13 @@ impl State {
         self.keys.save(out);
         out.put_u32(self.discarded.len() as u32);
         self.discarded.iter().for_each(|i| i.save(out));
+        out.put_u32(self.left_intervals.len() as u32);
+        for intervals in &self.left_intervals {
+            out.put_u32(intervals.len() as u32);
+            intervals.iter().for_each(|i| i.save(out));
+        }
+        out.put_u32(self.ended_publishers.len() as u32);
+        self.ended_publishers.iter().for_each(|id| out.put_u64(*id));
     }
 
     pub(crate) fn load(r: &mut Reader<'_>) -> Result<Self, WireError> {
@@ -158,12 +151,7 @@ impl State {
     }
 
     fn load_messages(&mut self, r: &mut Reader<'_>) -> Result<(), WireError> {
-        for _ in 0..r.u64()? {
-            let key = (r.str()?.into(), r.str()?.into());
-            let (position, qos, expiry) = (r.u64()?, r.u8()?, r.u64()?);
-            let expiry_ms = (expiry != u64::MAX).then_some(expiry);
-            self.retained.insert(key, Retained { position, qos, expiry_ms });
-        }
+        self.retained = RetainedStore::load(r)?;
         for _ in 0..r.u32()? {
             let id = r.u64()?;
             let vhost = r.str()?.into();
@@ -174,6 +162,11 @@ impl State {
         for _ in 0..r.u32()? {
             self.discarded.push_back(Inbox::load(r)?);
         }
+        for _ in 0..r.u32()? {
+            let intervals = (0..r.u32()?).map(|_| Interval::load(r)).collect::<Result<_, _>>()?;
+            self.left_intervals.push_back(intervals);
+        }
+        self.ended_publishers = (0..r.u32()?).map(|_| r.u64()).collect::<Result<_, _>>()?;
         Ok(())
     }
 }

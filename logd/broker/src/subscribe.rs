@@ -5,8 +5,8 @@ use fluxmq_names::validate_filter;
 use crate::broker::Broker;
 use crate::effect::Effect;
 use crate::inbox::Inbox;
-use crate::limits::{INBOXES_MAX, INTERVALS_MAX};
-use crate::session::{Interval, Subscription};
+use crate::limits::{INBOXES_MAX, INTERVALS_MAX, REPLAYS_MAX};
+use crate::session::{Interval, Replay, Subscription, ZeroInterval};
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::Wanted;
 
@@ -20,6 +20,7 @@ const NO_SUBSCRIPTION_EXISTED: u8 = 0x11;
 
 impl Broker {
     pub(crate) fn subscribe(&mut self, id: u64, position: u64, filters: &[Wanted<'_>]) -> Outcome {
+        self.spend(filters.len() as u32);
         let codes = filters.iter().map(|w| self.subscribe_one(id, position, w)).collect();
         self.effects.push(Effect::SessionChanged { session: id });
         Outcome::Subscribed(codes)
@@ -38,11 +39,18 @@ impl Broker {
         }
         let known = session.subscriptions.get(filter).copied();
         let same = known.is_some_and(|k| k.options == options && k.identifier == identifier);
+        // Retain handling 0: always, 1: when it is new, 2: never; at QoS 0 they go live (R9).
+        let replayed =
+            options & 3 > 0 && (options & 0x30 == 0 || options & 0x30 == 0x10 && known.is_none());
+        if replayed && session.replays.len() >= REPLAYS_MAX {
+            return (QUOTA_EXCEEDED, false);
+        }
         if same {
+            self.replay(id, replayed, position, wanted);
             return (options & 3, false);
         }
         let full = session.subscriptions.len() >= INTERVALS_MAX && known.is_none()
-            || session.intervals.len() >= INTERVALS_MAX
+            || session.intervals.len() + session.zeros.len() >= INTERVALS_MAX
             || self.state.inboxes.len() >= INBOXES_MAX;
         if full {
             return (QUOTA_EXCEEDED, false);
@@ -53,15 +61,63 @@ impl Broker {
         if let Some(old) = known.filter(|k| k.interval > 0) {
             self.close_interval(id, old.interval, position);
         }
+        self.close_zero(id, filter, position);
+        self.replay(id, replayed, position, wanted);
         if let Some(session) = self.state.sessions.get_mut(id) {
+            if options & 3 == 0 && identifier != 0 {
+                let filter = filter.into();
+                session.zeros.push(ZeroInterval {
+                    from: position,
+                    to: u64::MAX,
+                    identifier,
+                    filter,
+                });
+            }
             let subscription = Subscription { options, identifier, interval };
             session.subscriptions.insert(filter.into(), subscription);
         }
         (options & 3, known.is_none())
     }
 
+    /// Starts the replay of the retained messages of a filter over, or ends the one that is under way when
+    /// none is `wanted` any more.
+    fn replay(&mut self, id: u64, replayed: bool, position: u64, wanted: &Wanted<'_>) {
+        let Some(session) = self.state.sessions.get_mut(id) else { return };
+        let Wanted { options, identifier, filter } = *wanted;
+        if replayed {
+            session.replays.retain(|_, r| &*r.filter != filter);
+            session.last_replay += 1;
+            let replay = Replay {
+                filter: filter.into(),
+                options,
+                identifier,
+                since: position,
+                shards: std::collections::BTreeMap::new(),
+            };
+            session.replays.insert(session.last_replay, replay);
+            self.effects.push(Effect::ReplayWanted { session: id });
+        } else if options & 3 == 0 {
+            session.replays.retain(|_, r| &*r.filter != filter);
+        }
+    }
+
+    /// A subscription with QoS 0 ends at `position`.
+    fn close_zero(&mut self, id: u64, filter: &str, position: u64) {
+        let drained = self.is_drained(id);
+        let Some(session) = self.state.sessions.get_mut(id) else { return };
+        for zero in &mut session.zeros {
+            if &*zero.filter == filter {
+                zero.to = zero.to.min(position);
+            }
+        }
+        if drained {
+            session.zeros.retain(|z| z.to == u64::MAX);
+        }
+    }
+
     pub(crate) fn unsubscribe(&mut self, id: u64, position: u64, filters: &[&str]) -> Outcome {
         let mut codes = Vec::with_capacity(filters.len());
+        self.spend(filters.len() as u32);
         for filter in filters {
             let removed =
                 self.state.sessions.get_mut(id).and_then(|s| s.subscriptions.remove(*filter));
@@ -69,6 +125,10 @@ impl Broker {
                 None => codes.push(NO_SUBSCRIPTION_EXISTED),
                 Some(subscription) => {
                     codes.push(0);
+                    self.close_zero(id, filter, position);
+                    if let Some(session) = self.state.sessions.get_mut(id) {
+                        session.replays.retain(|_, r| &*r.filter != *filter);
+                    }
                     if subscription.interval > 0 {
                         self.close_interval(id, subscription.interval, position);
                     }
@@ -111,7 +171,7 @@ impl Broker {
         session.next_interval
     }
 
-    /// Closes an interval at `position`; what lies inside is still owed, unless `position` is 0.
+    /// Closes an interval at `position`; what lies inside is still owed.
     pub(crate) fn close_interval(&mut self, id: u64, interval: u64, position: u64) {
         let Some(session) = self.state.sessions.get_mut(id) else {
             return;
@@ -122,17 +182,32 @@ impl Broker {
         let was_open = closed.to == u64::MAX;
         closed.to = closed.to.min(position);
         let inbox_id = closed.inbox;
-        if let Some(inbox) = self.state.inboxes.get_mut(inbox_id)
-            && was_open
-        {
-            inbox.open -= 1;
-            if inbox.open == 0 {
-                let (vhost, filter) = (inbox.vhost.clone(), inbox.filter.clone());
-                self.index.filters.remove(&vhost, &filter);
-                self.effects.push(Effect::FilterRemoved { vhost, filter });
-            }
+        if was_open {
+            self.close_one_of(inbox_id);
         }
         self.drop_interval_if_drained(id, interval);
+    }
+
+    /// One open interval of an inbox less; without any its filter is no longer wanted.
+    fn close_one_of(&mut self, inbox_id: u64) {
+        let Some(inbox) = self.state.inboxes.get_mut(inbox_id) else { return };
+        inbox.open -= 1;
+        if inbox.open == 0 && !inbox.is_private() {
+            let (vhost, filter) = (inbox.vhost.clone(), inbox.filter.clone());
+            self.index.filters.remove(&vhost, &filter);
+            self.effects.push(Effect::FilterRemoved { vhost, filter });
+        }
+    }
+
+    /// An interval of a session that has ended.
+    pub(crate) fn leave_interval(&mut self, interval: &Interval) {
+        if interval.to == u64::MAX {
+            self.close_one_of(interval.inbox);
+        }
+        if let Some(inbox) = self.state.inboxes.get_mut(interval.inbox) {
+            inbox.unmark(interval.at);
+        }
+        self.trim_inbox(interval.inbox);
     }
 
     /// Removes a closed interval that holds nothing more.
@@ -148,7 +223,9 @@ impl Broker {
             return;
         };
         let mut place = at;
-        let next = std::iter::from_fn(|| inbox.next(&mut place)).find(|item| item.position >= from);
+        // What lies below the session's position was passed: at most the last of it is still in front.
+        let mut ahead = std::iter::from_fn(|| inbox.next(&mut place));
+        let next = ahead.find(|item| item.position >= from.min(to));
         if next.is_some_and(|item| item.position < to) {
             return;
         }
@@ -156,25 +233,32 @@ impl Broker {
         if let Some(session) = self.state.sessions.get_mut(id) {
             session.intervals.remove(&interval);
         }
-        self.trim_inbox(inbox_id, None);
+        self.trim_inbox(inbox_id);
     }
 
-    /// Lets go of what nobody is owed in an inbox; one without intervals goes altogether.
-    pub(crate) fn trim_inbox(&mut self, inbox_id: u64, sole: Option<crate::inbox::Place>) {
+    /// Lets go of what nobody is owed in an inbox, as far as the steps go; one without intervals goes
+    /// altogether.
+    pub(crate) fn trim_inbox(&mut self, inbox_id: u64) {
         let Some(inbox) = self.state.inboxes.get_mut(inbox_id) else {
             return;
         };
         if inbox.is_forsaken() {
-            let inbox = inbox.clone();
-            self.state.inboxes.remove(inbox_id);
+            self.index.trimming.remove(&inbox_id);
+            let Some(inbox) = self.state.inboxes.remove(inbox_id) else { return };
+            let inbox = std::sync::Arc::unwrap_or_clone(inbox);
             if inbox.len() > 0 {
                 self.state.discarded.push_back(inbox);
             }
             return;
         }
-        let sole = sole.filter(|_| inbox.intervals() == 1);
         let mut released = Vec::new();
-        inbox.trim(sole, |position| released.push(position));
+        let spent = inbox.trim(self.left, |position| released.push(position));
+        if inbox.needs_trimming() {
+            self.index.trimming.insert(inbox_id);
+        } else {
+            self.index.trimming.remove(&inbox_id);
+        }
         self.index.live.release_all(released);
+        self.spend(spent);
     }
 }

@@ -182,7 +182,8 @@ impl Core {
                     self.hub.shard_changed(shard.0, &vhost, &filter, Class::Gone);
                 }
                 Effect::WillOwed { id } => self.start_will(shard, id),
-                Effect::GatewaysChanged => {}
+                // Replays are read from the state when somebody serves them (R9).
+                Effect::GatewaysChanged | Effect::ReplayWanted { .. } => {}
                 Effect::More => drop(self.unfinished.insert(shard.0)),
             }
         }

@@ -8,10 +8,11 @@ mod naive;
 use std::collections::BTreeMap;
 
 use fluxmq_commands::command::{
-    Batch, Command, Connect, Key, NEVER, Publish, Settled, Wanted, Will,
+    Batch, Command, Connect, Key, NEVER, Progress, Publish, Settled, ToList, Wanted, Will,
 };
 use fluxmq_commands::{EntryBuilder, Outcome};
 use fluxmq_names::{Position, ShardId};
+use logd_broker::limits::STEPS_MAX;
 use logd_broker::{Broker, DeliveryCursor, Owed};
 use naive::Model;
 
@@ -57,6 +58,8 @@ struct Run {
     /// What a leader keeps for each session, across everything that happens.
     cursors: BTreeMap<u64, DeliveryCursor>,
     delivered: BTreeMap<u64, Vec<Owed>>,
+    /// Topic of each message, and whether it was copied into a list.
+    topics: BTreeMap<u64, (&'static str, bool)>,
 }
 
 impl Run {
@@ -70,6 +73,7 @@ impl Run {
             index: 1,
             cursors: BTreeMap::new(),
             delivered: BTreeMap::new(),
+            topics: BTreeMap::new(),
         }
     }
 
@@ -153,6 +157,7 @@ impl Run {
     }
 
     fn publish(&mut self, session: u64) -> Publish<'static> {
+        let now_ms = self.model.now_ms;
         let r = &mut self.random;
         let keyed = r.chance(15);
         let qos = r.below(3) as u8;
@@ -163,17 +168,50 @@ impl Run {
             empty: r.chance(30),
             vhost: "/",
             topic: r.one(&TOPICS),
-            expiry_ms: r.chance(20).then(|| self.model.now_ms + r.below(5_000)),
+            expiry_ms: r.chance(20).then(|| now_ms + r.below(5_000)),
             key: keyed.then(|| Key { shard: 3, id: r.below(2), n: r.below(30) }),
-            lowest_open: keyed.then_some(0),
+            lowest_open: keyed.then(|| r.below(8)),
             publisher: r.chance(60).then_some((0, session)),
+            list: None,
         }
+    }
+
+    /// The leader's part in a replay of retained messages.
+    fn replay_command(&mut self, session: u64) -> Option<Command<'static>> {
+        let state = self.broker.session(session)?;
+        let ids: Vec<_> = state.replays.keys().copied().collect();
+        let r = &mut self.random;
+        let replay = if ids.is_empty() || r.chance(5) { 0 } else { r.one(&ids) };
+        let (shard, topic) = (r.below(2) as u32, r.one(&TOPICS));
+        if r.chance(30) {
+            let progress = r.one(&[Progress::Upto, Progress::ShardDone, Progress::Done]);
+            return Some(Command::ReplayAt { session, replay, shard, after: topic, progress });
+        }
+        let source = Position::new(self.index - self.index.min(r.below(9)), 0).0;
+        let identifiers: &[u8] = if r.chance(50) { &[] } else { &[7, 0, 0, 0] };
+        let list = ToList { session, replay, shard, source, identifiers };
+        let key = (replay == 0).then(|| Key { shard: 3, id: 9, n: r.below(30) });
+        Some(Command::Publish(Publish {
+            qos: 1 + r.below(2) as u8,
+            retain: true,
+            vhost: "/",
+            topic,
+            key,
+            lowest_open: key.map(|_| 0),
+            list: Some(list),
+            ..Publish::default()
+        }))
     }
 
     /// What only leaders say.
     fn leader_command(&mut self) -> Command<'static> {
         let (session, _) = self.session();
         let owed: Vec<_> = self.model.owed_wills.iter().copied().collect();
+        if self.random.chance(40)
+            && let Some(command) = self.replay_command(session)
+        {
+            return command;
+        }
         let r = &mut self.random;
         match r.below(10) {
             0..=4 => Command::Tick,
@@ -212,6 +250,7 @@ impl Run {
                 builder.push(|out| Command::Batch(head).encode(&[], out));
                 builder.push(|out| command.encode(&[], out));
                 let position = Position::new(self.index, slot + 1).0;
+                self.note(position, &command);
                 expected.push((slot + 1, self.model.apply(0, position, &command)));
             } else {
                 self.gateway_batch(&mut builder, slot, &mut expected);
@@ -221,8 +260,15 @@ impl Run {
         let payload = builder.close(self.model.now_ms);
         let applied = self.broker.apply(self.index, &payload).expect("well-formed");
         assert_eq!(applied.outcomes, expected, "entry {}", self.index);
+        assert!(applied.steps <= STEPS_MAX, "{} steps", applied.steps);
         self.index += 1;
         commands as usize
+    }
+
+    fn note(&mut self, position: u64, command: &Command<'static>) {
+        if let Command::Publish(publish) = command {
+            self.topics.insert(position, (publish.topic, publish.list.is_some()));
+        }
     }
 
     fn gateway_batch(
@@ -237,6 +283,7 @@ impl Run {
         let position = Position::new(self.index, slot + 1).0;
         let fenced = self.ended.contains(&gateway);
         let allowed = !matches!(command, Command::Tick);
+        self.note(position, &command);
         let outcome = if fenced {
             Outcome::refused(fluxmq_names::ErrorCode::Fenced)
         } else if allowed {
@@ -272,7 +319,17 @@ impl Run {
             let mut owed = Vec::new();
             let mut cursor = DeliveryCursor::at_start(session);
             self.broker.owed_from(id, &mut cursor, 10_000, &mut owed);
+            for message in &mut owed {
+                let (topic, copied) = self.topics[&message.position];
+                if !copied {
+                    let more = session.identifiers_of_zero(message.position, topic);
+                    message.identifiers.extend(more);
+                }
+            }
             compare(&owed, model, name);
+            let replays = session.replays.values().map(|r| (&*r.filter, &r.shards));
+            let want = model.replays.values().map(|r| (r.filter.as_str(), &r.shards));
+            assert!(replays.eq(want), "replays of {name}");
             for message in &owed {
                 let index = Position(message.position).index();
                 assert!(self.broker.is_live(index..=index), "owed, but not live");
@@ -290,7 +347,10 @@ impl Run {
         }
         for filter in FILTERS {
             let broker = self.broker.retained_matching("/", filter, "", 100);
-            let broker: Vec<_> = broker.iter().map(|(t, r)| (*t, r.position)).collect();
+            assert_eq!(broker.next, None);
+            let mut broker: Vec<_> =
+                broker.entries.iter().map(|(t, r)| (t.as_str(), r.position)).collect();
+            broker.sort_unstable();
             let now = self.model.now_ms;
             let model = self.model.retained.iter().filter(|(topic, (_, _, expiry))| {
                 naive::filter_matches(filter, topic) && expiry.is_none_or(|ms| ms > now)

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fluxmq_commands::command::{Command, Connect, NEVER, Publish, Settled};
+use fluxmq_commands::command::{
+    Command, Connect, NEVER, Progress, Publish, Settled, ToList, Wanted,
+};
 use fluxmq_commands::{Connected, Outcome};
 use fluxmq_names::ErrorCode;
 
@@ -39,6 +41,28 @@ pub(crate) struct Session {
     pub(crate) sent_upto: u64,
     pub(crate) open_ids: BTreeMap<u16, u64>,
     pub(crate) next_publish: u64,
+    pub(crate) replays: BTreeMap<u64, Replay>,
+    pub(crate) last_replay: u64,
+}
+
+/// Shard → the topic looked at last, None when nothing more comes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Replay {
+    pub(crate) filter: String,
+    pub(crate) since: u64,
+    pub(crate) shards: BTreeMap<u32, Option<Box<str>>>,
+}
+
+impl Replay {
+    fn moves_to(&mut self, shard: u32, topic: &str) -> bool {
+        let levels = |t: &str| t.split('/').map(String::from).collect::<Vec<_>>();
+        let at = self.shards.entry(shard).or_insert_with(|| Some("".into()));
+        let moves = at.as_ref().is_some_and(|at| at.is_empty() || levels(at) < levels(topic));
+        if moves {
+            *at = Some(topic.into());
+        }
+        moves
+    }
 }
 
 impl Session {
@@ -61,6 +85,22 @@ impl Session {
         }
     }
 
+    fn subscribe(&mut self, position: u64, w: &Wanted<'_>) -> (u8, bool) {
+        let fresh = self.filters.insert(w.filter.into(), (w.options, w.identifier)).is_none();
+        let handling = w.options >> 4 & 3;
+        let replayed = w.options & 3 > 0 && (handling == 0 || handling == 1 && fresh);
+        if replayed || w.options & 3 == 0 {
+            self.replays.retain(|_, r| r.filter != w.filter);
+        }
+        if replayed {
+            self.last_replay += 1;
+            let replay =
+                Replay { filter: w.filter.into(), since: position, shards: BTreeMap::new() };
+            self.replays.insert(self.last_replay, replay);
+        }
+        (w.options & 3, fresh)
+    }
+
     fn drained(&self) -> bool {
         self.cursor() >= self.owed.len() as u64
     }
@@ -73,6 +113,7 @@ pub(crate) struct Model {
     pub(crate) retained: BTreeMap<String, (u64, u8, Option<u64>)>,
     pub(crate) owed_wills: BTreeSet<u64>,
     pub(crate) keys: BTreeSet<(u64, u64)>,
+    pub(crate) floors: BTreeMap<u64, u64>,
 }
 
 fn matches(filter: &[&str], topic: &[&str]) -> bool {
@@ -110,10 +151,7 @@ impl Model {
             Command::Subscribe { session, epoch, filters } => {
                 self.with(*session, *epoch, gateway, |m, name| {
                     let s = m.sessions.get_mut(name).expect("found");
-                    let codes = filters.iter().map(|w| {
-                        let new = (w.options, w.identifier);
-                        (w.options & 3, s.filters.insert(w.filter.into(), new).is_none())
-                    });
+                    let codes = filters.iter().map(|w| s.subscribe(position, w));
                     Outcome::Subscribed(codes.collect())
                 })
             }
@@ -121,6 +159,7 @@ impl Model {
                 self.with(*session, *epoch, gateway, |m, name| {
                     let s = m.sessions.get_mut(name).expect("found");
                     let code = |f: &&str| {
+                        s.replays.retain(|_, r| r.filter != **f);
                         if s.filters.remove(*f).is_some() { 0 } else { 0x11 }
                     };
                     Outcome::Unsubscribed(filters.iter().map(code).collect())
@@ -151,11 +190,11 @@ impl Model {
                     }
                 })
             }
-            _ => self.lead(command),
+            _ => self.lead(position, command),
         }
     }
 
-    fn lead(&mut self, command: &Command<'_>) -> Outcome {
+    fn lead(&mut self, position: u64, command: &Command<'_>) -> Outcome {
         match command {
             Command::Tick => self.tick(),
             Command::GatewayEnded { epoch } => {
@@ -177,6 +216,23 @@ impl Model {
                     s.received.retain(|n| !s.settled.contains(n));
                 }
             }
+            Command::ReplayAt { session, replay, shard, after, progress } => {
+                let s = self.sessions.values_mut().find(|s| s.id == *session);
+                match (s, progress) {
+                    (Some(s), Progress::Done) => drop(s.replays.remove(replay)),
+                    (Some(s), _) => {
+                        if let Some(r) = s.replays.get_mut(replay) {
+                            if *progress == Progress::ShardDone {
+                                r.shards.insert(*shard, None);
+                            } else {
+                                r.moves_to(*shard, after);
+                            }
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            Command::Publish(p) => return self.publish(position, p),
             _ => return Outcome::refused(ErrorCode::Forbidden),
         }
         Outcome::Done
@@ -201,9 +257,10 @@ impl Model {
     }
 
     fn publish(&mut self, position: u64, p: &Publish<'_>) -> Outcome {
-        if let Some(key) = p.key
-            && !self.keys.insert((key.id, key.n))
-        {
+        if let Some(list) = p.list {
+            return self.copy_to_list(position, p, &list);
+        }
+        if self.is_repeat(p) {
             return Outcome::Published { matched: 1 };
         }
         if p.store {
@@ -223,12 +280,44 @@ impl Model {
             inboxes.extend(hits.iter().map(|(f, _)| (*f).clone()));
             let own = p.publisher == Some((0, s.id)) && hits.iter().all(|(_, (o, _))| o & 4 != 0);
             let retain = p.retain && hits.iter().any(|(_, (o, _))| o & 8 != 0);
+            let all = s.filters.iter().filter(|(f, _)| filter_matches(f, p.topic));
             let mut identifiers: Vec<_> =
-                hits.iter().map(|(_, (_, id))| *id).filter(|id| *id > 0).collect();
+                all.map(|(_, (_, id))| *id).filter(|id| *id > 0).collect();
             identifiers.sort_unstable();
             s.owed.push(Message { position, qos, retain, own, identifiers });
         }
         Outcome::Published { matched: inboxes.len() as u32 + u32::from(p.store) }
+    }
+
+    fn is_repeat(&mut self, p: &Publish<'_>) -> bool {
+        let Some(key) = p.key else { return false };
+        let floor = self.floors.entry(key.id).or_default();
+        *floor = (*floor).max(p.lowest_open.expect("always with a key"));
+        key.n < *floor || !self.keys.insert((key.id, key.n))
+    }
+
+    fn copy_to_list(&mut self, position: u64, p: &Publish<'_>, list: &ToList<'_>) -> Outcome {
+        let repeat = p.key.is_some_and(|k| self.keys.contains(&(k.id, k.n)));
+        if repeat {
+            return Outcome::Done;
+        }
+        let Some(s) = self.sessions.values_mut().find(|s| s.id == list.session) else {
+            return Outcome::refused(ErrorCode::NotFound);
+        };
+        if list.replay != 0 {
+            let Some(replay) = s.replays.get_mut(&list.replay) else {
+                return Outcome::refused(ErrorCode::NotFound);
+            };
+            if !replay.moves_to(list.shard, p.topic)
+                || list.shard == 0 && list.source >= replay.since
+            {
+                return Outcome::Done;
+            }
+        }
+        let identifiers = Vec::new();
+        s.owed.push(Message { position, qos: p.qos, retain: p.retain, own: false, identifiers });
+        self.is_repeat(p);
+        Outcome::Done
     }
 
     fn connect(&mut self, gateway: u64, position: u64, c: &Connect<'_>) -> Outcome {

@@ -133,22 +133,25 @@ impl Core {
 
     fn retained(&self, shard: u32, vhost: &str, filter: &str, after: &str) -> (Vec<Bytes>, bool) {
         let Some(group) = self.shards.get(shard as usize) else { return (Vec::new(), false) };
-        let positions: Vec<u64> = group.with_state(|b| {
-            b.retained_matching(vhost, filter, after, PAGE)
-                .iter()
-                .map(|(_, r)| r.position)
-                .collect()
-        });
+        let mut after = after.to_string();
+        // A page may be empty though there is more: what a wildcard looks at in one go is bounded.
+        let page = loop {
+            let page = group.with_state(|b| b.retained_matching(vhost, filter, &after, PAGE));
+            match page.next {
+                Some(next) if page.entries.is_empty() => after = next,
+                _ => break page,
+            }
+        };
         let (mut commands, mut bytes) = (Vec::new(), 0);
-        for position in &positions {
+        for (_, retained) in &page.entries {
             if bytes > PAGE_BYTES {
                 return (commands, true);
             }
-            let command = read_command(group, *position);
+            let command = read_command(group, retained.position);
             bytes += command.as_ref().map_or(0, Bytes::len);
             commands.extend(command);
         }
-        (commands, positions.len() == PAGE)
+        (commands, page.next.is_some())
     }
 }
 

@@ -13,6 +13,13 @@ fn samples() -> Vec<Command<'static>> {
         key: Some(Key { shard: 1, id: 2, n: 3 }),
         lowest_open: Some(4),
         publisher: Some((5, 6)),
+        list: Some(ToList {
+            session: 7,
+            replay: 8,
+            shard: 9,
+            source: 10,
+            identifiers: &[1, 0, 0, 0, 2, 0, 0, 0],
+        }),
         ..publish
     };
     let connect = Connect {
@@ -25,8 +32,8 @@ fn samples() -> Vec<Command<'static>> {
         will: None,
     };
     let will = Will { qos: 2, retain: true, delay_s: 1, expiry_s: 2, topic: "w" };
-    let (session, epoch) = (8, 9);
-    vec![
+    let mut all = session_samples();
+    all.extend([
         Command::Batch(Batch {
             gateway_epoch: 1,
             stream: 2,
@@ -44,6 +51,15 @@ fn samples() -> Vec<Command<'static>> {
         Command::OwedDone { id: 5 },
         Command::Connect(connect),
         Command::Connect(Connect { clean_start: false, will: Some(will), ..connect }),
+        Command::ForgetKeys { shard: 3, ids: vec![4, 5] },
+        Command::KeysForgotten { ids: vec![6] },
+    ]);
+    all
+}
+
+fn session_samples() -> Vec<Command<'static>> {
+    let (session, epoch) = (8, 9);
+    vec![
         Command::Disconnect { session, epoch, publish_will: true, expiry_s: Some(4), sent_upto: 1 },
         Command::Subscribe {
             session,
@@ -62,6 +78,13 @@ fn samples() -> Vec<Command<'static>> {
         Command::SentUpto { session, epoch, number: 4 },
         Command::Trim { session, number: 4 },
         Command::Drop { session, ranges: vec![(1, 2)] },
+        Command::ReplayAt {
+            session,
+            replay: 1,
+            shard: 2,
+            after: "a",
+            progress: Progress::ShardDone,
+        },
     ]
 }
 
