@@ -74,8 +74,15 @@ pub struct Broker {
     pub(crate) left: u32,
     /// Steps of the command at hand.
     steps: u32,
+    /// Position of the command at hand, and bytes of its body.
+    pub(crate) at: u64,
+    pub(crate) size: u32,
+    /// Queues that push dead letters into one another within the command at hand.
+    pub(crate) chain: u32,
     /// Inboxes that match the publish at hand; kept for its memory.
     pub(crate) matching: Vec<u64>,
+    /// Queues that are bound to its topic.
+    pub(crate) bound: Vec<u64>,
 }
 
 // === impl Broker ===
@@ -102,7 +109,7 @@ impl Broker {
         let mut sender: Option<Sender> = None;
         for slot in 0..view.len() {
             let bytes = view.slot(slot).unwrap_or_default();
-            let (command, _) =
+            let (command, body) =
                 command::decode(bytes).map_err(|why| ApplyError::Command { index, slot, why })?;
             let position = Position::new(index, slot).0;
             if let Command::Batch(batch) = command {
@@ -111,6 +118,8 @@ impl Broker {
                 continue;
             }
             self.begin_steps();
+            self.at = position;
+            self.size = u32::try_from(body.len()).unwrap_or(u32::MAX);
             let outcome = match &mut sender {
                 Some(sender) if sender.left > 0 => self.in_sequence(sender, position, &command),
                 _ => self.execute(position, &command),
@@ -232,6 +241,7 @@ impl Broker {
                     Outcome::Done
                 })
             }
+            Command::Queue(command) => self.queue_command(gateway, position, command, self.size),
             // The rest is for leaders.
             _ => Outcome::refused(ErrorCode::Forbidden),
         }
@@ -242,6 +252,7 @@ impl Broker {
         match command {
             Command::Tick => self.tick(),
             Command::Publish(publish) => return self.publish(position, publish),
+            Command::Queue(command) => return self.queue_command(0, position, command, self.size),
             Command::GatewayRegister { name, address } => {
                 return self.register_gateway(position, name, address);
             }

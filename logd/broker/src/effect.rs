@@ -22,6 +22,47 @@ pub enum Effect {
         /// Its token.
         token: u64,
     },
+    /// Messages were appended to a queue.
+    QueueGrew {
+        /// The queue.
+        queue: u64,
+    },
+    /// Messages of a queue are to be given again.
+    QueueReturned {
+        /// The queue.
+        queue: u64,
+    },
+    /// A queue was declared or deleted.
+    QueueChanged {
+        /// The queue.
+        queue: u64,
+    },
+    /// A group was made, moved or deleted, or its members changed.
+    GroupChanged {
+        /// Its queue.
+        queue: u64,
+        /// The group.
+        group: u64,
+    },
+    /// A dead letter is for a queue of another shard: see `Broker::owed_moves`.
+    MoveOwed {
+        /// The queue it died in.
+        queue: u64,
+    },
+    /// A filter has its first bound queue in this shard.
+    BindingAdded {
+        /// Virtual host.
+        vhost: Box<str>,
+        /// Filter.
+        filter: Box<str>,
+    },
+    /// A filter has lost its last.
+    BindingRemoved {
+        /// Virtual host.
+        vhost: Box<str>,
+        /// Filter.
+        filter: Box<str>,
+    },
     /// A session waits for retained messages (R9): see `Session::replays`.
     ReplayWanted {
         /// The session.

@@ -7,13 +7,13 @@ use crate::limits::MATCHES_MAX;
 #[derive(Clone, Debug, Default)]
 struct Node {
     children: BTreeMap<Box<str>, Node>,
-    /// The inbox of the filter that ends here.
-    here: Option<u64>,
-    /// The inbox of the filter that ends with `#` below.
-    rest: Option<u64>,
+    /// What the filter that ends here leads to.
+    here: Vec<u64>,
+    /// What the filter that ends with `#` below leads to.
+    rest: Vec<u64>,
 }
 
-/// Filters by vhost. Derived from the inboxes: not part of a snapshot.
+/// Filters by vhost and the inboxes or queues they lead to. Derived: not part of a snapshot.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FilterIndex {
     vhosts: BTreeMap<Box<str>, Node>,
@@ -22,41 +22,42 @@ pub(crate) struct FilterIndex {
 // === impl FilterIndex ===
 
 impl FilterIndex {
+    /// The first that a filter leads to.
     pub(crate) fn get(&self, vhost: &str, filter: &str) -> Option<u64> {
         let mut node = self.vhosts.get(vhost)?;
         for level in filter.split('/') {
             if level == "#" {
-                return node.rest;
+                return node.rest.first().copied();
             }
             node = node.children.get(level)?;
         }
-        node.here
+        node.here.first().copied()
     }
 
     pub(crate) fn insert(&mut self, vhost: &str, filter: &str, inbox: u64) {
         let mut node = self.vhosts.entry(vhost.into()).or_default();
         for level in filter.split('/') {
             if level == "#" {
-                node.rest = Some(inbox);
+                node.rest.push(inbox);
                 return;
             }
             node = node.children.entry(level.into()).or_default();
         }
-        node.here = Some(inbox);
+        node.here.push(inbox);
     }
 
     /// Removes a filter and the nodes that nothing else needs.
-    pub(crate) fn remove(&mut self, vhost: &str, filter: &str) {
+    pub(crate) fn remove(&mut self, vhost: &str, filter: &str, id: u64) {
         if let Some(node) = self.vhosts.get_mut(vhost) {
-            remove(node, filter.split('/'));
+            remove(node, filter.split('/'), id);
             if node.is_empty() {
                 self.vhosts.remove(vhost);
             }
         }
     }
 
-    /// The inboxes whose filters match, ascending; false when it would have to look at more than
-    /// [`MATCHES_MAX`] nodes or inboxes.
+    /// What the filters that match lead to, ascending; false when it would have to look at more than
+    /// [`MATCHES_MAX`] nodes and inboxes. What two filters lead to stands there twice.
     pub(crate) fn matching(&self, vhost: &str, topic: &str, found: &mut Vec<u64>) -> bool {
         found.clear();
         let mut left = MATCHES_MAX;
@@ -72,23 +73,28 @@ impl FilterIndex {
 
 impl Node {
     fn is_empty(&self) -> bool {
-        self.children.is_empty() && self.here.is_none() && self.rest.is_none()
+        self.children.is_empty() && self.here.is_empty() && self.rest.is_empty()
     }
 }
 
-fn remove<'a>(node: &mut Node, mut levels: impl Iterator<Item = &'a str>) {
+fn remove<'a>(node: &mut Node, mut levels: impl Iterator<Item = &'a str>, id: u64) {
     match levels.next() {
-        None => node.here = None,
-        Some("#") => node.rest = None,
+        None => node.here.retain(|n| *n != id),
+        Some("#") => node.rest.retain(|n| *n != id),
         Some(level) => {
             if let Some(child) = node.children.get_mut(level) {
-                remove(child, levels);
+                remove(child, levels, id);
                 if child.is_empty() {
                     node.children.remove(level);
                 }
             }
         }
     }
+}
+
+fn extend(found: &mut Vec<u64>, more: &[u64], left: &mut usize) {
+    *left = left.saturating_sub(more.len());
+    found.extend(more);
 }
 
 /// `rest` is what is left of the topic, None behind its last level.
@@ -98,10 +104,10 @@ fn walk(node: &Node, rest: Option<&str>, system: bool, found: &mut Vec<u64>, lef
         return;
     }
     if !system {
-        found.extend(node.rest);
+        extend(found, &node.rest, left);
     }
     let Some(rest) = rest else {
-        found.extend(node.here);
+        extend(found, &node.here, left);
         return;
     };
     let (level, rest) = rest.split_once('/').map_or((rest, None), |(l, r)| (l, Some(r)));
@@ -140,7 +146,7 @@ mod tests {
         }
         for (n, filter) in filters.iter().enumerate() {
             assert_eq!(index.get("/", filter), Some(n as u64));
-            index.remove("/", filter);
+            index.remove("/", filter, n as u64);
             assert_eq!(index.get("/", filter), None);
         }
         assert!(index.vhosts.is_empty());

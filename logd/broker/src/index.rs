@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::filter_index::FilterIndex;
 use crate::inbox::Inbox;
+use crate::queue::Queue;
 use crate::session::Session;
 use crate::space::Live;
 use crate::state::State;
@@ -16,6 +17,8 @@ pub(crate) enum Due {
     End(u64),
     /// Its will is published.
     Will(u64),
+    /// A queue has something to do.
+    Queue(u64),
     /// A retained message expires: its key in the store.
     Retained(Arc<str>),
 }
@@ -34,8 +37,22 @@ pub(crate) struct Index {
     pub(crate) advancing: BTreeSet<u64>,
     /// Inboxes that hold what nobody is owed.
     pub(crate) trimming: BTreeSet<u64>,
-    /// Ended gateways that sessions are still attached to.
+    /// Ended gateways that sessions are still attached to, or members of groups still came by.
     pub(crate) detaching: BTreeSet<u64>,
+    /// Queue by vhost and name.
+    pub(crate) queues: BTreeMap<(Box<str>, Box<str>), u64>,
+    /// Filters of bound queues.
+    pub(crate) bindings: FilterIndex,
+    /// Members of groups: gateway, queue, group, token.
+    pub(crate) members: BTreeSet<(u64, u64, u64, u64)>,
+    /// When each queue is due, and when a message of it may expire.
+    pub(crate) queue_times: BTreeMap<u64, (Option<u64>, Option<u64>)>,
+    /// Queues by the time a message of theirs may expire.
+    pub(crate) expiring: BTreeSet<(u64, u64)>,
+    /// Queues that have dead letters for other shards.
+    pub(crate) moving: BTreeSet<u64>,
+    /// Queues that have work left.
+    pub(crate) behind: BTreeSet<u64>,
 }
 
 // === impl Index ===
@@ -58,6 +75,16 @@ impl Index {
                 index.detaching.insert(gateway);
             }
         }
+        for (id, queue) in state.queues.iter() {
+            crate::broker::Broker::index_queue(&mut index, id, queue);
+            for gateway in queue.groups.values().flat_map(|g| g.members.values().map(|m| m.gateway))
+            {
+                if state.ended.contains(&gateway) {
+                    index.detaching.insert(gateway);
+                }
+            }
+        }
+        state.deleted.iter().flat_map(Queue::positions).for_each(|p| index.live.add(p, 1));
         for interval in state.left_intervals.iter().flatten() {
             places.push((interval.inbox, interval.at, interval.to == u64::MAX));
         }

@@ -1,8 +1,8 @@
-//! The replicated state machine of a shard: MQTT sessions, inboxes, retained messages, wills, producers.
+//! The replicated state machine of a shard: queues, MQTT sessions, inboxes, retained messages, wills, producers.
 //!
 //! Pure and deterministic (design S6): [`Broker::apply`] depends on the entry and the state alone; no
 //! clock, randomness, I/O, floats or hash order. It holds positions, never payloads. How sessions work
-//! is told in `docs/internals/sessions.md`, what an entry holds in `docs/internals/commands.md`.
+//! is told in `docs/internals/sessions.md`, how queues work in `docs/queues.md`, what an entry holds in `docs/internals/commands.md`.
 
 mod broker;
 mod buckets;
@@ -15,6 +15,7 @@ pub mod limits;
 mod order;
 mod producer;
 mod publish;
+mod queue;
 mod reads;
 mod retained;
 mod session;
@@ -27,6 +28,7 @@ mod timers;
 pub use broker::{Applied, ApplyError, Broker, Snapshot};
 pub use effect::Effect;
 pub use order::{DeliveryCursor, Owed};
+pub use queue::{Counters, GroupCursor, GroupStats, Member, Moving, QueueMessage, QueueStats};
 pub use retained::{Retained, RetainedPage};
 pub use session::{Replay, Session, StoredWill, Subscription};
 pub use state::OwedWill;

@@ -7,6 +7,32 @@ pub const STEPS_MAX: u32 = 10_000;
 pub const MATCHES_MAX: usize = 8_000;
 /// Registered gateways (meta); `LimitExceeded`.
 pub const GATEWAYS_MAX: usize = 4_096;
+/// Queues of a shard; `LimitExceeded`.
+pub const QUEUES_MAX: usize = 100_000;
+/// Topic filters bound to a queue; `LimitExceeded`.
+pub const BINDINGS_MAX: usize = 1_024;
+/// Consumer groups of a queue; `LimitExceeded`.
+pub const GROUPS_MAX: usize = 1_024;
+/// Members of a group; `LimitExceeded`.
+pub const MEMBERS_MAX: usize = 1_024;
+/// Priorities of a queue; a declaration with more is `InvalidArgument`.
+pub const LEVELS_MAX: u8 = 32;
+/// Blocks of acknowledgements and messages of other verdicts in one settlement; `InvalidArgument`.
+pub const VERDICTS_MAX: u64 = 500;
+/// Messages of a group that were returned and are not settled; `LimitExceeded` for another.
+pub const RETURNED_MAX: usize = 100_000;
+/// Queues one message is for; `LimitExceeded` if more are bound to its topic.
+pub const TARGETS_MAX: usize = 1_000;
+/// Messages of a queue whose time has not come; `LimitExceeded`.
+pub const SCHEDULED_MAX: usize = 1_000_000;
+/// Message ids a queue remembers within its window; `LimitExceeded`.
+pub const DEDUP_IDS_MAX: usize = 1_000_000;
+/// Named producers of a queue whose sequences are remembered; `LimitExceeded`.
+pub const PRODUCERS_MAX: usize = 10_000;
+/// Keys of a compacted queue; `LimitExceeded`.
+pub const KEYS_PER_QUEUE_MAX: usize = 1_000_000;
+/// Queues a message dies in before it is dropped, and counted.
+pub const DEAD_LETTER_HOPS_MAX: u8 = 8;
 /// Sessions of a shard; `LimitExceeded`.
 pub const SESSIONS_MAX: usize = 2_000_000;
 /// Open and closing intervals of a session (Q0); the filter is refused with 0x97.

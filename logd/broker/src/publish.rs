@@ -8,8 +8,9 @@ use crate::broker::Broker;
 use crate::effect::Effect;
 use crate::inbox::{Inbox, Item};
 use crate::index::Due;
-use crate::limits::RETAINED_MAX;
+use crate::limits::{RETAINED_MAX, TARGETS_MAX};
 use crate::producer::Taking;
+use crate::queue::Incoming;
 use crate::retained::{self, Retained};
 use crate::session::{Interval, LIST_INTERVAL};
 use fluxmq_commands::Outcome;
@@ -39,23 +40,61 @@ impl Broker {
         }
         // Everything that may refuse it comes first: a refusal changes nothing.
         let mut matching = std::mem::take(&mut self.matching);
-        matching.clear();
-        let fits = publish.qos == 0
-            || self.index.filters.matching(publish.vhost, publish.topic, &mut matching);
-        let outcome = if fits && self.may_retain(publish) {
-            if let Some(key) = publish.key {
-                self.state.keys.take(key, publish.lowest_open);
+        let mut bound = std::mem::take(&mut self.bound);
+        let outcome = match self.destinations(publish, &mut matching, &mut bound) {
+            Err(refusal) => refusal,
+            Ok(()) => {
+                if let Some(key) = publish.key {
+                    self.state.keys.take(key, publish.lowest_open);
+                }
+                let stored = publish.store && self.retain(position, publish);
+                self.append(position, publish, &matching);
+                self.index.live.add(position, u64::from(stored) + matching.len() as u64);
+                if !bound.is_empty() {
+                    self.take_into(&bound, &self.incoming(position, publish));
+                }
+                let matched = matching.len() + bound.len() + usize::from(publish.store);
+                Outcome::Published { matched: matched as u32 }
             }
-            let stored = publish.store && self.retain(position, publish);
-            self.append(position, publish, &matching);
-            let matched = matching.len() as u32;
-            self.index.live.add(position, u64::from(stored) + u64::from(matched));
-            Outcome::Published { matched: matched + u32::from(publish.store) }
-        } else {
-            Outcome::refused(ErrorCode::LimitExceeded)
         };
-        self.matching = matching;
+        (self.matching, self.bound) = (matching, bound);
         outcome
+    }
+
+    fn incoming<'a>(&self, position: u64, publish: &Publish<'a>) -> Incoming<'a> {
+        let (now_ms, size) = (self.state.now_ms, self.size);
+        let (expiry_ms, options) = (publish.expiry_ms, publish.options);
+        Incoming { now_ms, position, size, expiry_ms, options }
+    }
+
+    /// Finds the inboxes and queues a publish goes to.
+    ///
+    /// # Errors
+    /// The refusal: there are too many, one of the queues does not take it, the retained store is full.
+    fn destinations(
+        &self,
+        publish: &Publish<'_>,
+        matching: &mut Vec<u64>,
+        bound: &mut Vec<u64>,
+    ) -> Result<(), Outcome> {
+        matching.clear();
+        let (vhost, topic) = (publish.vhost, publish.topic);
+        let fits = (publish.qos == 0 || self.index.filters.matching(vhost, topic, matching))
+            && self.index.bindings.matching(vhost, topic, bound)
+            && self.may_retain(publish);
+        if !fits {
+            return Err(Outcome::refused(ErrorCode::LimitExceeded));
+        }
+        bound.dedup();
+        if bound.len() > TARGETS_MAX {
+            return Err(Outcome::refused(ErrorCode::LimitExceeded));
+        }
+        let message = self.incoming(0, publish);
+        let refusal = bound.iter().find_map(|id| {
+            let code = self.state.queues.get(*id)?.refusal(&message)?;
+            Some(Outcome::Error { code, detail: *id })
+        });
+        refusal.map_or(Ok(()), Err)
     }
 
     /// Copies a message into the list of one session (Q0); done once, as the replay's cursor or the key says.

@@ -6,10 +6,25 @@ use std::ops::RangeInclusive;
 
 use fluxmq_names::Position;
 
+/// Entries whose counts lie in one chunk.
+const CHUNK: u64 = 256;
+/// The count of an entry that stands among the `large` ones.
+const LARGE: u8 = u8::MAX;
+
+/// Counts of neighbouring entries: a byte each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Chunk {
+    counts: [u8; CHUNK as usize],
+    /// Counts that are not 0.
+    used: u16,
+}
+
 /// References by entry index. Derived from the rest of the state: not part of a snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Live {
-    entries: BTreeMap<u64, u64>,
+    chunks: BTreeMap<u64, Box<Chunk>>,
+    /// Counts of 255 and more.
+    large: BTreeMap<u64, u64>,
     total: u64,
 }
 
@@ -19,8 +34,36 @@ impl Live {
     /// `n` more references to the entry of `position`.
     pub(crate) fn add(&mut self, position: u64, n: u64) {
         if n > 0 {
-            *self.entries.entry(Position(position).index()).or_default() += n;
+            let index = Position(position).index();
+            self.set(index, self.count(index) + n);
             self.total += n;
+        }
+    }
+
+    fn count(&self, index: u64) -> u64 {
+        let chunk = self.chunks.get(&(index / CHUNK));
+        match chunk.map_or(0, |c| c.counts[(index % CHUNK) as usize]) {
+            LARGE => self.large.get(&index).copied().unwrap_or_default(),
+            count => count.into(),
+        }
+    }
+
+    fn set(&mut self, index: u64, count: u64) {
+        let empty = || Box::new(Chunk { counts: [0; CHUNK as usize], used: 0 });
+        let chunk = self.chunks.entry(index / CHUNK).or_insert_with(empty);
+        let place = &mut chunk.counts[(index % CHUNK) as usize];
+        if *place == LARGE {
+            self.large.remove(&index);
+        }
+        let before = *place;
+        *place = u8::try_from(count).unwrap_or(LARGE);
+        if *place == LARGE {
+            self.large.insert(index, count);
+        }
+        chunk.used += u16::from(before == 0 && count > 0);
+        chunk.used -= u16::from(before > 0 && count == 0);
+        if chunk.used == 0 {
+            self.chunks.remove(&(index / CHUNK));
         }
     }
 
@@ -47,7 +90,13 @@ impl Live {
 
     /// Whether anything in these entries is referred to.
     pub(crate) fn any(&self, entries: RangeInclusive<u64>) -> bool {
-        self.entries.range(entries).next().is_some()
+        let (first, last) = (*entries.start(), *entries.end());
+        self.chunks.range(first / CHUNK..=last / CHUNK).any(|(number, chunk)| {
+            let base = number * CHUNK;
+            let from = first.saturating_sub(base).min(CHUNK) as usize;
+            let to = (last - base).min(CHUNK - 1) as usize;
+            chunk.counts.get(from..=to).is_some_and(|c| c.iter().any(|count| *count > 0))
+        })
     }
 
     /// References in all.
@@ -57,12 +106,34 @@ impl Live {
 
     fn take(&mut self, run: Option<(u64, u64)>) {
         let Some((index, n)) = run else { return };
-        let left = self.entries.get_mut(&index).expect("released no more often than added");
-        assert!(*left >= n, "released no more often than added");
-        *left -= n;
+        let before = self.count(index);
+        assert!(before >= n, "released no more often than added");
+        self.set(index, before - n);
         self.total -= n;
-        if *left == 0 {
-            self.entries.remove(&index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_of_any_size_come_and_go() {
+        let mut live = Live::default();
+        let at = |index| Position::new(index, 3).0;
+        for (index, n) in [(0, 1), (255, 254), (256, 255), (257, 1), (1_000, 10_000)] {
+            live.add(at(index), n);
         }
+        live.add(at(257), 253);
+        live.add(at(257), 1);
+        assert!(live.any(0..=0) && live.any(1..=255) && live.any(200..=256) && live.any(256..=256));
+        assert!(!live.any(1..=254) && !live.any(258..=999) && !live.any(1_001..=u64::MAX));
+        assert_eq!(live.total(), 1 + 254 + 255 + 255 + 10_000);
+        for (index, n) in [(255, 254), (256, 255), (257, 255), (1_000, 10_000)] {
+            live.release_all((0..n).map(|_| at(index)));
+            assert!(!live.any(index..=index));
+        }
+        live.release(at(0));
+        assert_eq!(live, Live::default());
     }
 }

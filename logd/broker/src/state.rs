@@ -7,6 +7,7 @@ use fluxmq_names::ShardId;
 use crate::buckets::Buckets;
 use crate::inbox::Inbox;
 use crate::producer::{Keys, Producer};
+use crate::queue::Queue;
 use crate::retained::RetainedStore;
 use crate::session::{Interval, Session, StoredWill};
 use fluxmq_commands::wire::{Reader, WireError, Write};
@@ -44,6 +45,9 @@ pub(crate) struct State {
     pub(crate) sessions: Buckets<Session>,
     pub(crate) inboxes: Buckets<Inbox>,
     pub(crate) next_inbox: u64,
+    pub(crate) queues: Buckets<Queue>,
+    /// Deleted queues whose messages are still to be let go.
+    pub(crate) deleted: VecDeque<Queue>,
     pub(crate) retained: RetainedStore,
     pub(crate) owed: BTreeMap<u64, OwedWill>,
     pub(crate) keys: Keys,
@@ -96,6 +100,13 @@ impl State {
             out.put_u64(id);
             inbox.save(out);
         }
+        out.put_u64(self.queues.len() as u64);
+        for (id, queue) in self.queues.iter() {
+            out.put_u64(id);
+            queue.save(out);
+        }
+        out.put_u32(self.deleted.len() as u32);
+        self.deleted.iter().for_each(|q| q.save(out));
         self.save_messages(out);
     }
 
@@ -144,6 +155,12 @@ impl State {
         }
         for _ in 0..r.u64()? {
             state.inboxes.insert(r.u64()?, Inbox::load(r)?);
+        }
+        for _ in 0..r.u64()? {
+            state.queues.insert(r.u64()?, Queue::load(r)?);
+        }
+        for _ in 0..r.u32()? {
+            state.deleted.push_back(Queue::load(r)?);
         }
         state.load_messages(r)?;
         r.end()?;

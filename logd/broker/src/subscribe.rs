@@ -194,7 +194,7 @@ impl Broker {
         inbox.open -= 1;
         if inbox.open == 0 && !inbox.is_private() {
             let (vhost, filter) = (inbox.vhost.clone(), inbox.filter.clone());
-            self.index.filters.remove(&vhost, &filter);
+            self.index.filters.remove(&vhost, &filter, inbox_id);
             self.effects.push(Effect::FilterRemoved { vhost, filter });
         }
     }

@@ -24,6 +24,7 @@ impl Broker {
                     self.owe_will(id);
                     self.end_session(id);
                 }
+                Due::Queue(id) => self.queue_due(id),
                 Due::Retained(key) => self.forget_retained(&key),
             }
         }
@@ -42,6 +43,7 @@ impl Broker {
 
     /// Detaches sessions whose gateway has ended, as far as the steps go.
     fn detach_ended(&mut self) {
+        let mut members_left = self.leave_ended_members();
         while self.left > 0 {
             let first = self.index.attached.first().copied();
             let below = first.filter(|(epoch, _)| *epoch < self.state.ended_before);
@@ -50,7 +52,8 @@ impl Broker {
                 self.index.attached.range((*ended, 0)..=(*ended, u64::MAX)).next().copied()
             };
             let Some((_, session)) = below.or_else(next) else {
-                if self.index.detaching.pop_first().is_some() {
+                if members_left && self.index.detaching.pop_first().is_some() {
+                    members_left = self.leave_ended_members();
                     continue;
                 }
                 return;
@@ -104,6 +107,13 @@ impl Broker {
     pub(crate) fn go_on(&mut self) {
         self.leave_intervals();
         self.discard();
+        self.clear_deleted();
+        while self.left > 0
+            && let Some(queue) = self.index.behind.first().copied()
+        {
+            self.spend(1);
+            self.queue_goes_on(queue);
+        }
         while self.left > 0
             && let Some(inbox) = self.index.trimming.first().copied()
         {
@@ -135,6 +145,8 @@ impl Broker {
         !(self.state.left_intervals.is_empty()
             && self.state.discarded.is_empty()
             && self.index.trimming.is_empty()
+            && self.state.deleted.is_empty()
+            && self.index.behind.is_empty()
             && self.index.detaching.is_empty())
     }
 }

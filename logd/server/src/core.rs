@@ -184,6 +184,14 @@ impl Core {
                 Effect::WillOwed { id } => self.start_will(shard, id),
                 // Replays are read from the state when somebody serves them (R9).
                 Effect::GatewaysChanged | Effect::ReplayWanted { .. } => {}
+                // Nobody consumes queues yet.
+                Effect::QueueGrew { .. }
+                | Effect::QueueReturned { .. }
+                | Effect::QueueChanged { .. }
+                | Effect::GroupChanged { .. }
+                | Effect::MoveOwed { .. }
+                | Effect::BindingAdded { .. }
+                | Effect::BindingRemoved { .. } => {}
                 Effect::More => drop(self.unfinished.insert(shard.0)),
             }
         }

@@ -3,8 +3,11 @@
 
 mod decode;
 mod encode;
+pub mod queue;
 
 pub use decode::decode;
+use decode::list;
+use queue::{Options, QueueCommand};
 
 /// Bytes before the attributes.
 const HEADER: usize = 16;
@@ -36,6 +39,22 @@ operations! {
     TRIM = 108,
     DROP = 109,
     REPLAY_AT = 111,
+    QUEUE_DECLARE = 200,
+    QUEUE_DELETE = 201,
+    QUEUE_PURGE = 202,
+    QUEUE_BIND = 203,
+    ENQUEUE = 204,
+    QUEUE_SETTLE = 205,
+    CANCEL_SCHEDULED = 206,
+    GROUP_CREATE = 207,
+    GROUP_DELETE = 208,
+    GROUP_SEEK = 209,
+    GROUP_COPY = 210,
+    GROUP_JOIN = 211,
+    GROUP_LEAVE = 212,
+    QUEUE_EXPIRE = 213,
+    MOVED = 214,
+    QUEUE_TOUCH = 215,
 }
 
 /// Head of a batch of commands of one producer (Q1).
@@ -91,6 +110,8 @@ pub struct Publish<'a> {
     pub publisher: Option<(u32, u64)>,
     /// For the private list of one session instead of all whose filters match (Q0); leaders only.
     pub list: Option<ToList<'a>>,
+    /// What it asks of the queues that are bound to the topic.
+    pub options: Options<'a>,
 }
 
 /// A message that the leader of a session's shard copies into the session's private list (Q0, R9).
@@ -257,6 +278,7 @@ pub enum Command<'a> {
     KeysForgotten {
         ids: Vec<u64>,
     },
+    Queue(QueueCommand<'a>),
 }
 
 /// How far a replay of retained messages is (R9).

@@ -8,5 +8,5 @@ pub mod wire;
 
 pub use command::Command;
 pub use entry::{EntryBuilder, EntryView, FEATURE_LEVEL, slot_of};
-pub use outcome::{Connected, Outcome};
+pub use outcome::{Appending, Connected, Outcome};
 pub use wire::WireError;

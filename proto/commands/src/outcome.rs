@@ -19,6 +19,17 @@ pub struct Connected {
     pub previous: (u64, u64),
 }
 
+/// What became of a message for queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appending {
+    /// It is in the queues.
+    Stored,
+    /// It was there before, in all of them.
+    Repeat,
+    /// It will be, when its time comes.
+    Scheduled,
+}
+
 /// What a command led to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -48,6 +59,42 @@ pub enum Outcome {
     Gateway {
         /// Position of its registration.
         epoch: u64,
+    },
+    /// How many, or which offset, as the command says.
+    Number(u64),
+    /// The queue.
+    Declared {
+        /// Its incarnation: the position of the command that made it.
+        queue: u64,
+        /// It did not exist before.
+        fresh: bool,
+    },
+    /// The message was taken.
+    Appended {
+        /// Queues that hold it.
+        queues: u32,
+        /// Its offset in the first queue; the id to cancel it by when it is scheduled.
+        offset: u64,
+        /// What was done.
+        how: Appending,
+    },
+    /// The group.
+    Group {
+        /// Its incarnation.
+        group: u64,
+        /// All below this offset is settled.
+        cursor: u64,
+        /// It did not exist before.
+        fresh: bool,
+    },
+    /// The member.
+    Joined {
+        /// Names the member in settlements of keyed groups, and when it leaves.
+        token: u64,
+        /// Fences settlements of a group with one active member; it changes with the member.
+        epoch: u64,
+        /// This member gets the messages.
+        active: bool,
     },
     /// It was refused; nothing changed.
     Error {
@@ -110,6 +157,40 @@ impl Outcome {
                 out.put_u16(code.number());
                 out.put_u64(*detail);
             }
+            _ => self.encode_queue(out),
+        }
+    }
+
+    fn encode_queue(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Number(n) => {
+                out.put_u8(7);
+                out.put_u64(*n);
+            }
+            Self::Declared { queue, fresh } => {
+                out.put_u8(8);
+                out.put_u64(*queue);
+                out.put_u8((*fresh).into());
+            }
+            Self::Appended { queues, offset, how } => {
+                out.put_u8(9);
+                out.put_u32(*queues);
+                out.put_u64(*offset);
+                out.put_u8(*how as u8);
+            }
+            Self::Group { group, cursor, fresh } => {
+                out.put_u8(10);
+                out.put_u64(*group);
+                out.put_u64(*cursor);
+                out.put_u8((*fresh).into());
+            }
+            Self::Joined { token, epoch, active } => {
+                out.put_u8(11);
+                out.put_u64(*token);
+                out.put_u64(*epoch);
+                out.put_u8((*active).into());
+            }
+            _ => unreachable!("encoded by encode"),
         }
     }
 
@@ -151,6 +232,20 @@ impl Outcome {
             }
             5 => Self::Opened { number: r.u64()?, fresh: r.u8()? != 0, lowest_open: r.u64()? },
             6 => Self::Gateway { epoch: r.u64()? },
+            7 => Self::Number(r.u64()?),
+            8 => Self::Declared { queue: r.u64()?, fresh: r.u8()? != 0 },
+            9 => Self::Appended {
+                queues: r.u32()?,
+                offset: r.u64()?,
+                how: match r.u8()? {
+                    0 => Appending::Stored,
+                    1 => Appending::Repeat,
+                    2 => Appending::Scheduled,
+                    _ => return Err(WireError("unknown appending")),
+                },
+            },
+            10 => Self::Group { group: r.u64()?, cursor: r.u64()?, fresh: r.u8()? != 0 },
+            11 => Self::Joined { token: r.u64()?, epoch: r.u64()?, active: r.u8()? != 0 },
             255 => Self::Error {
                 code: ErrorCode::from_number(r.u16()?).ok_or(WireError("unknown error code"))?,
                 detail: r.u64()?,
@@ -176,6 +271,11 @@ mod tests {
             Outcome::Unsubscribed(vec![0, 0x11]),
             Outcome::Opened { number: 9, fresh: true, lowest_open: 3 },
             Outcome::Gateway { epoch: 8 },
+            Outcome::Number(9),
+            Outcome::Declared { queue: 1, fresh: true },
+            Outcome::Appended { queues: 1, offset: 2, how: Appending::Scheduled },
+            Outcome::Group { group: 1, cursor: 2, fresh: true },
+            Outcome::Joined { token: 1, epoch: 2, active: true },
             Outcome::Error { code: ErrorCode::OutOfSequence, detail: 7 },
         ] {
             let mut bytes = Vec::new();

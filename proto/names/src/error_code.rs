@@ -68,6 +68,8 @@ codes! {
     Unsupported = 14 Fix,
     /// Damaged in transit or on disk.
     Corrupt = 15 Retry,
+    /// Somebody else has it, or it is not empty.
+    InUse = 16 Retry,
 }
 
 // === impl ErrorCode ===

@@ -10,6 +10,7 @@ pub use error_code::{ErrorCode, Remedy};
 pub use ids::{GatewayEpoch, Position, SessionId, ShardId};
 pub use placement::{Kind, place};
 pub use topics::{
-    NameError, TOPIC_BYTES_MAX, filter_matches, validate_client_id, validate_filter, validate_topic,
+    NameError, TOPIC_BYTES_MAX, filter_matches, validate_client_id, validate_filter,
+    validate_queue_name, validate_topic,
 };
 pub use xxh3::xxh3_64 as hash64;

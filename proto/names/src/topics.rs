@@ -49,6 +49,20 @@ pub fn validate_filter(filter: &str) -> Result<(), NameError> {
     Ok(())
 }
 
+/// Checks the name of a queue or consumer group: 1 to 255 bytes, no control characters.
+///
+/// # Errors
+/// Empty, too long, or with a control character.
+pub fn validate_queue_name(name: &str) -> Result<(), NameError> {
+    if name.is_empty() || name.len() > 255 {
+        return Err(NameError("queue or group name is empty or longer than 255 bytes"));
+    }
+    if name.contains(char::is_control) {
+        return Err(NameError("queue or group name contains a control character"));
+    }
+    Ok(())
+}
+
 /// Checks a client id: not empty, at most 1,024 bytes.
 ///
 /// # Errors

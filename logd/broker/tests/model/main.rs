@@ -173,6 +173,7 @@ impl Run {
             lowest_open: keyed.then(|| r.below(8)),
             publisher: r.chance(60).then_some((0, session)),
             list: None,
+            ..Publish::default()
         }
     }
 

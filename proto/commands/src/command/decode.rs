@@ -65,9 +65,7 @@ fn decode_attrs<'a>(op: u16, target: u64, r: &mut Reader<'a>) -> Result<Command<
             session,
             epoch: r.u64()?,
             sent_upto: r.u64()?,
-            ranges: list(r, |r| {
-                Ok(Settled { first: r.u64()?, count: r.u32()?, received: r.u8()? == 2 })
-            })?,
+            ranges: list(r, decode_settled)?,
         },
         op::QOS2_OPEN => Command::Qos2Open { session, epoch: r.u64()?, packet_id: r.u16()? },
         op::QOS2_CLOSE => Command::Qos2Close { session, epoch: r.u64()?, packet_id: r.u16()? },
@@ -86,17 +84,22 @@ fn decode_attrs<'a>(op: u16, target: u64, r: &mut Reader<'a>) -> Result<Command<
                 _ => return Err(WireError("unknown progress")),
             },
         },
+        200..=299 => Command::Queue(queue::decode_queue(op, target, r)?),
         _ => return Err(WireError("unknown operation")),
     })
 }
 
-fn list<'a, T>(
+pub(super) fn list<'a, T>(
     r: &mut Reader<'a>,
     mut one: impl FnMut(&mut Reader<'a>) -> Result<T, WireError>,
 ) -> Result<Vec<T>, WireError> {
     let n = r.u16()?;
     // No room is made for what the bytes do not hold.
     (0..n).map(|_| one(r)).collect()
+}
+
+fn decode_settled(r: &mut Reader<'_>) -> Result<Settled, WireError> {
+    Ok(Settled { first: r.u64()?, count: r.u32()?, received: r.u8()? == 2 })
 }
 
 fn decode_publish<'a>(r: &mut Reader<'a>) -> Result<Publish<'a>, WireError> {
@@ -119,6 +122,7 @@ fn decode_publish<'a>(r: &mut Reader<'a>) -> Result<Publish<'a>, WireError> {
         publisher: if bit(6) { Some((r.u32()?, r.u64()?)) } else { None },
         lowest_open: if bit(7) { Some(r.u64()?) } else { None },
         list: if bit(9) { Some(decode_list(r)?) } else { None },
+        options: if bit(10) { Options::decode(r)? } else { Options::default() },
     })
 }
 

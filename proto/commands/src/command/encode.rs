@@ -42,6 +42,7 @@ impl Command<'_> {
             }
             Self::GatewayEnded { epoch } => (op::GATEWAY_ENDED, *epoch),
             Self::EndGatewaysBefore { epoch } => (op::END_GATEWAYS_BEFORE, *epoch),
+            Self::Queue(command) => command.encode(out),
             Self::OwedDone { id } => (op::OWED_DONE, *id),
             Self::ForgetKeys { shard, ids } => {
                 put_ids(ids, out);
@@ -131,7 +132,7 @@ impl Command<'_> {
     }
 }
 
-fn put_ids(ids: &[u64], out: &mut Vec<u8>) {
+pub(super) fn put_ids(ids: &[u64], out: &mut Vec<u8>) {
     out.put_u16(ids.len() as u16);
     ids.iter().for_each(|id| out.put_u64(*id));
 }
@@ -147,6 +148,7 @@ fn encode_publish(p: &Publish<'_>, out: &mut Vec<u8>) {
         (7, p.lowest_open.is_some()),
         (8, p.empty),
         (9, p.list.is_some()),
+        (10, p.options != Options::default()),
     ];
     bits.iter().filter(|(_, set)| *set).for_each(|(bit, _)| flags |= 1 << bit);
     out.put_u16(flags);
@@ -170,6 +172,9 @@ fn encode_publish(p: &Publish<'_>, out: &mut Vec<u8>) {
         out.put_u64(list.source);
         out.put_u16((list.identifiers.len() / 4) as u16);
         out.extend_from_slice(list.identifiers.as_chunks::<4>().0.as_flattened());
+    }
+    if p.options != Options::default() {
+        p.options.encode(out);
     }
 }
 

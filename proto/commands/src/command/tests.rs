@@ -20,6 +20,7 @@ fn samples() -> Vec<Command<'static>> {
             source: 10,
             identifiers: &[1, 0, 0, 0, 2, 0, 0, 0],
         }),
+        options: OPTIONS,
         ..publish
     };
     let connect = Connect {
@@ -33,6 +34,7 @@ fn samples() -> Vec<Command<'static>> {
     };
     let will = Will { qos: 2, retain: true, delay_s: 1, expiry_s: 2, topic: "w" };
     let mut all = session_samples();
+    all.extend(queue_samples().into_iter().map(Command::Queue));
     all.extend([
         Command::Batch(Batch {
             gateway_epoch: 1,
@@ -55,6 +57,80 @@ fn samples() -> Vec<Command<'static>> {
         Command::KeysForgotten { ids: vec![6] },
     ]);
     all
+}
+
+const OPTIONS: Options<'static> =
+    Options { priority: 3, deliver_at_ms: 4, message_id: "m", key: b"k", producer: Some(("p", 5)) };
+
+fn queue_samples() -> Vec<QueueCommand<'static>> {
+    let arguments = queue::Arguments {
+        retention: queue::Retention::Policy,
+        durability: queue::Durability::Replicated,
+        overflow: queue::Overflow::DeadLetter,
+        max_messages: 1,
+        max_bytes: 2,
+        max_age_ms: 3,
+        message_ttl_ms: 4,
+        expires_ms: 5,
+        delivery_limit: 6,
+        backoff_ms: 7,
+        backoff_max_ms: 8,
+        levels: 9,
+        dedup_window_ms: 10,
+        compact: true,
+        auto_delete: true,
+        hidden: true,
+        sharing: queue::Sharing::Keyed,
+        dead_letter: "d",
+    };
+    assert_eq!(arguments.difference(&queue::Arguments::default()), (1 << 18) - 1);
+    let dead = queue::DeadLetter {
+        reason: queue::DeadReason::Expired,
+        hops: 1,
+        count: 2,
+        shard: 3,
+        queue: 4,
+        offset: 5,
+    };
+    let full = queue::Enqueue {
+        queues: &[1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0],
+        expiry_ms: Some(1),
+        key: Some(Key { shard: 1, id: 2, n: 3 }),
+        lowest_open: Some(4),
+        options: OPTIONS,
+        dead: Some(dead),
+    };
+    let (queue, group) = (7, 8);
+    let verdict = |verdict| queue::Settlement { verdict, first: 1, count: 2 };
+    vec![
+        QueueCommand::Declare { vhost: "/", name: "q", arguments, passive: true },
+        QueueCommand::Delete { queue, if_empty: true, if_unused: false },
+        QueueCommand::Purge { queue },
+        QueueCommand::Bind { queue, filter: "a/#", bound: true },
+        QueueCommand::Enqueue(full),
+        QueueCommand::Enqueue(queue::Enqueue::default()),
+        QueueCommand::Settle {
+            queue,
+            group,
+            token: 1,
+            verdicts: vec![verdict(queue::Verdict::Reject), verdict(queue::Verdict::Release)],
+        },
+        QueueCommand::CancelScheduled { queue, ids: vec![1, 2] },
+        QueueCommand::GroupCreate {
+            queue,
+            name: "g",
+            start: queue::Start::Time(9),
+            sharing: queue::Sharing::Keyed,
+        },
+        QueueCommand::GroupDelete { queue, group },
+        QueueCommand::GroupSeek { queue, group, start: queue::Start::Offset(3) },
+        QueueCommand::GroupCopy { queue, group, name: "h" },
+        QueueCommand::GroupJoin { queue, group, consumer: 1, priority: 2, lasting: true },
+        QueueCommand::GroupLeave { queue, group, token: 3 },
+        QueueCommand::Expire { queue, spared: vec![(1, 2)] },
+        QueueCommand::Moved { queue, dropped: true, numbers: vec![1] },
+        QueueCommand::Touch { queue },
+    ]
 }
 
 fn session_samples() -> Vec<Command<'static>> {

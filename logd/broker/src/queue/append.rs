@@ -1,0 +1,249 @@
+//! Messages come into queues: by name or by topic, once, now or later (Q5).
+
+use fluxmq_names::ErrorCode;
+
+use super::blocks::{BLOCK, Item};
+use super::{Queue, Scheduled, Work};
+use crate::broker::Broker;
+use crate::effect::Effect;
+use crate::limits::{
+    DEDUP_IDS_MAX, KEYS_PER_QUEUE_MAX, PRODUCERS_MAX, SCHEDULED_MAX, STEPS_MAX, TARGETS_MAX,
+};
+use crate::producer::Taking;
+use fluxmq_commands::command::queue::{Enqueue, Options, Overflow};
+use fluxmq_commands::{Appending, Outcome};
+
+/// Message ids that are forgotten with each message at most, when their window has passed.
+const FORGOTTEN_IDS: usize = 4;
+
+/// A message for a queue.
+#[derive(Clone, Copy)]
+pub(crate) struct Incoming<'a> {
+    pub(crate) now_ms: u64,
+    pub(crate) position: u64,
+    pub(crate) size: u32,
+    pub(crate) expiry_ms: Option<u64>,
+    pub(crate) options: Options<'a>,
+}
+
+// === impl Queue ===
+
+impl Queue {
+    /// Why the queue does not take a message, if it does not.
+    pub(crate) fn refusal(&self, message: &Incoming<'_>) -> Option<ErrorCode> {
+        let (arguments, options) = (&self.arguments, &message.options);
+        let size = u64::from(message.size);
+        if arguments.max_bytes > 0 && size > arguments.max_bytes {
+            return Some(ErrorCode::TooLarge);
+        }
+        let waiting = self.scheduled.len() as u64;
+        let full = arguments.max_messages > 0 && self.live + waiting >= arguments.max_messages
+            || arguments.max_bytes > 0 && self.bytes + size > arguments.max_bytes;
+        let new = |known: bool, len: usize, max: usize| !known && len >= max;
+        let refused = full && arguments.overflow == Overflow::Reject
+            || options.deliver_at_ms > 0 && self.scheduled.len() >= SCHEDULED_MAX
+            || arguments.compact
+                && new(self.keys.contains_key(options.key), self.keys.len(), KEYS_PER_QUEUE_MAX)
+            || options.producer.is_some_and(|(name, _)| {
+                new(self.producers.contains_key(name), self.producers.len(), PRODUCERS_MAX)
+            })
+            || self.ids.len() >= DEDUP_IDS_MAX && !self.forgets_an_id(message.now_ms);
+        refused.then_some(ErrorCode::LimitExceeded)
+    }
+
+    fn forgets_an_id(&self, now_ms: u64) -> bool {
+        let window_ms = self.arguments.dedup_window_ms;
+        self.ids.front().is_some_and(|(at_ms, _)| at_ms.saturating_add(window_ms) <= now_ms)
+    }
+
+    /// Whether the message was taken before.
+    fn is_repeat(&self, options: &Options<'_>, now_ms: u64) -> bool {
+        let window_ms = self.arguments.dedup_window_ms;
+        let came_ms = self.id_times.get(options.message_id).filter(|_| window_ms > 0);
+        came_ms.is_some_and(|ms| ms.saturating_add(window_ms) > now_ms)
+            || options.producer.is_some_and(|(name, sequence)| {
+                self.producers.get(name).is_some_and(|last| sequence <= *last)
+            })
+    }
+
+    fn note_ids(&mut self, options: &Options<'_>, now_ms: u64) {
+        if let Some((name, sequence)) = options.producer {
+            self.producers.insert(name.into(), sequence);
+        }
+        let window_ms = self.arguments.dedup_window_ms;
+        if window_ms == 0 {
+            return;
+        }
+        for _ in 0..FORGOTTEN_IDS {
+            let passed = |front: &mut (u64, Box<str>)| front.0.saturating_add(window_ms) <= now_ms;
+            let Some((at_ms, id)) = self.ids.pop_front_if(passed) else { break };
+            if self.id_times.get(&id) == Some(&at_ms) {
+                self.id_times.remove(&id);
+            }
+        }
+        if !options.message_id.is_empty() {
+            self.id_times.insert(options.message_id.into(), now_ms);
+            self.ids.push_back((now_ms, options.message_id.into()));
+        }
+    }
+
+    /// Takes a message, unless it is a repeat. Returns its offset, or its position when it waits for its time.
+    fn take(&mut self, message: &Incoming<'_>, work: &mut Work) -> (Appending, u64) {
+        let options = &message.options;
+        if self.is_repeat(options, work.now_ms) && !cfg!(planted = "take_a_message_id_twice") {
+            self.counters.repeats += 1;
+            return (Appending::Repeat, 0);
+        }
+        self.note_ids(options, work.now_ms);
+        let levels = self.arguments.levels;
+        let item = Item {
+            position: message.position,
+            expiry_ms: message.expiry_ms.unwrap_or(0),
+            priority: options.priority.min(levels.saturating_sub(1)),
+            size: message.size,
+            dead: None,
+        };
+        let key = if self.arguments.compact { options.key } else { &[] };
+        if options.deliver_at_ms > work.now_ms {
+            let scheduled = Scheduled { item, key: key.into() };
+            self.scheduled.insert((options.deliver_at_ms, message.position), scheduled);
+            self.scheduled_at.insert(message.position, options.deliver_at_ms);
+            return (Appending::Scheduled, message.position);
+        }
+        (Appending::Stored, self.append(item, key, work))
+    }
+
+    /// Appends a message; what is too much then is pushed out.
+    pub(super) fn append(&mut self, mut item: Item, key: &[u8], work: &mut Work) -> u64 {
+        if !Self::sized(&self.arguments()) {
+            item.size = 0;
+        }
+        let ttl_ms = self.arguments.message_ttl_ms;
+        if ttl_ms > 0 {
+            let by_ttl = work.now_ms.saturating_add(ttl_ms);
+            item.expiry_ms = if item.expiry_ms == 0 { by_ttl } else { item.expiry_ms.min(by_ttl) };
+        }
+        let block = self.tail() / BLOCK;
+        let before = self.blocks.get(block).map_or(0, |b| b.min_expiry);
+        let offset = self.blocks.push(&item, work.now_ms);
+        let after = self.blocks.get(block).map_or(0, |b| b.min_expiry);
+        if before != after {
+            self.expiring.remove(&(before, block));
+            self.expiring.insert((after, block));
+        }
+        self.live += 1;
+        self.bytes += u64::from(item.size);
+        work.spend(2);
+        if !key.is_empty() {
+            self.replace_key(offset, key, work);
+        }
+        while self.is_over() && work.left > 0 {
+            self.drop_head(work);
+        }
+        offset
+    }
+
+    /// Of one key only the newest is kept.
+    fn replace_key(&mut self, offset: u64, key: &[u8], work: &mut Work) {
+        self.key_offsets.insert(offset, key.into());
+        let Some(old) = self.keys.insert(key.into(), offset) else { return };
+        self.key_offsets.remove(&old);
+        if self.is_live(old) {
+            self.counters.compacted += 1;
+            self.kill(old / BLOCK, 1 << (old % BLOCK), work, |_, _| {});
+            self.skip_dead(work);
+        }
+    }
+
+    /// It holds more than it may and pushes out what is oldest. Of a single message nothing is left over.
+    fn is_over(&self) -> bool {
+        let arguments = &self.arguments;
+        let over = arguments.max_messages > 0 && self.live > arguments.max_messages
+            || arguments.max_bytes > 0 && self.bytes > arguments.max_bytes;
+        over && arguments.overflow != Overflow::Reject && self.live > 0
+    }
+}
+
+// === impl Broker ===
+
+impl Broker {
+    /// A message for queues that routing has chosen: it goes to all of them or to none.
+    pub(crate) fn enqueue(&mut self, position: u64, enqueue: &Enqueue<'_>, size: u32) -> Outcome {
+        let refused = |code, detail| Outcome::Error { code, detail };
+        let queues: Vec<u64> = enqueue.queues().collect();
+        if queues.len() > TARGETS_MAX || !queues.is_sorted_by(|a, b| a < b) || queues.is_empty() {
+            return Outcome::refused(ErrorCode::InvalidArgument);
+        }
+        if let Some(key) = enqueue.key {
+            match self.state.keys.look(key, enqueue.lowest_open) {
+                Taking::Fresh => {}
+                Taking::Repeat => {
+                    self.state.keys.take(key, enqueue.lowest_open);
+                    return Outcome::Appended { queues: 0, offset: 0, how: Appending::Repeat };
+                }
+                Taking::Full => return Outcome::refused(ErrorCode::LimitExceeded),
+                Taking::Far => return Outcome::refused(ErrorCode::InvalidArgument),
+            }
+        }
+        let (expiry_ms, options) = (enqueue.expiry_ms, enqueue.options);
+        let now_ms = self.state.now_ms;
+        let message = Incoming { now_ms, position, size, expiry_ms, options };
+        for &id in &queues {
+            match self.state.queues.get(id).map(|q| q.refusal(&message)) {
+                None => return refused(ErrorCode::NotFound, id),
+                Some(Some(code)) => return refused(code, id),
+                Some(None) => {}
+            }
+        }
+        if let Some(key) = enqueue.key {
+            self.state.keys.take(key, enqueue.lowest_open);
+        }
+        if let Some(dead) = enqueue.dead {
+            let item = Item {
+                position,
+                size,
+                dead: Some(dead),
+                priority: options.priority,
+                ..Item::default()
+            };
+            let offset = self.append_dead(queues[0], item);
+            return Outcome::Appended { queues: 1, offset, how: Appending::Stored };
+        }
+        self.take_into(&queues, &message)
+    }
+
+    /// Appends a message to queues that are known to take it.
+    pub(crate) fn take_into(&mut self, queues: &[u64], message: &Incoming<'_>) -> Outcome {
+        let mut taken = 0;
+        let mut first = None;
+        self.spend(queues.len() as u32);
+        for &id in queues {
+            // Held until all have it: what one pushes out again must not be let go before.
+            self.index.live.add(message.position, 1);
+            let taken_by = |q: &mut Queue, work: &mut Work| {
+                // Half of the steps are for appending: what is pushed out beyond the rest goes on later.
+                work.left = work.left.saturating_sub(STEPS_MAX / 2);
+                q.take(message, work)
+            };
+            let (how, offset) = self.work_on(id, taken_by).unwrap_or((Appending::Repeat, 0));
+            if how == Appending::Repeat {
+                self.index.live.release(message.position);
+            } else {
+                taken += 1;
+                first = first.or(Some((how, offset)));
+            }
+            if how == Appending::Stored {
+                self.note_growth(id);
+            }
+        }
+        let (how, offset) = first.unwrap_or((Appending::Repeat, 0));
+        Outcome::Appended { queues: taken, offset, how }
+    }
+
+    pub(super) fn note_growth(&mut self, queue: u64) {
+        let grew = Effect::QueueGrew { queue };
+        if self.effects.last() != Some(&grew) {
+            self.effects.push(grew);
+        }
+    }
+}
