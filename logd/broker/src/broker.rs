@@ -4,7 +4,7 @@ use fluxmq_names::{ErrorCode, Position, ShardId};
 
 use crate::effect::Effect;
 use crate::index::Index;
-use crate::limits::{STEPS_MAX, STREAMS_MAX};
+use crate::limits::{STEPS_MAX, STEPS_RESERVE, STREAMS_MAX};
 use crate::producer::Producer;
 use crate::state::State;
 use fluxmq_commands::Outcome;
@@ -136,7 +136,7 @@ impl Broker {
     }
 
     fn begin_steps(&mut self) {
-        self.left = STEPS_MAX;
+        self.left = STEPS_MAX - STEPS_RESERVE;
         self.steps = 0;
     }
 

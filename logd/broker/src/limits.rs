@@ -3,6 +3,8 @@
 
 /// The most steps one command does (S11): what is more goes on with later entries.
 pub const STEPS_MAX: u32 = 10_000;
+/// Of those, what is kept for counting the last ones when the work has stopped.
+pub const STEPS_RESERVE: u32 = 500;
 /// Inboxes and queues one publish goes to; it is refused with `LimitExceeded` if more match.
 pub const MATCHES_MAX: usize = 8_000;
 /// Registered gateways (meta); `LimitExceeded`.
@@ -18,7 +20,7 @@ pub const MEMBERS_MAX: usize = 1_024;
 /// Priorities of a queue; a declaration with more is `InvalidArgument`.
 pub const LEVELS_MAX: u8 = 32;
 /// Blocks of acknowledgements and messages of other verdicts in one settlement; `InvalidArgument`.
-pub const VERDICTS_MAX: u64 = 500;
+pub const VERDICTS_MAX: u64 = 250;
 /// Messages of a group that were returned and are not settled; `LimitExceeded` for another.
 pub const RETURNED_MAX: usize = 100_000;
 /// Queues one message is for; `LimitExceeded` if more are bound to its topic.

@@ -125,6 +125,9 @@ pub(crate) struct Work {
     returned: bool,
 }
 
+/// Steps that burying a message takes at most, with what it pushes out of the dead-letter queue.
+const BURY_STEPS: u32 = 20;
+
 /// A message that died in a queue.
 #[derive(Clone, Copy, Debug)]
 struct Died {
@@ -137,6 +140,11 @@ struct Died {
 // === impl Work ===
 
 impl Work {
+    /// Whether steps are left for `more` messages that may die, and for burying those that did.
+    fn may_bury(&self, more: usize) -> bool {
+        self.left > (self.died.len() + more) as u32 * BURY_STEPS
+    }
+
     fn spend(&mut self, steps: u32) {
         self.left = self.left.saturating_sub(steps);
         self.steps = self.steps.saturating_add(steps);
@@ -263,6 +271,13 @@ impl Queue {
         self.review(work);
         while self.base.offset < self.floor && work.left > 0 {
             let offset = self.base.offset;
+            let block = offset / BLOCK;
+            if offset.is_multiple_of(BLOCK) && self.dead.get(&block) == Some(&u128::MAX) {
+                self.base = Place::start(block + 1);
+                self.pop_blocks();
+                work.spend(1);
+                continue;
+            }
             let Some(item) = self.blocks.next(&mut self.base) else { break };
             if !bit(&self.dead, offset) {
                 work.released.push(item.position);

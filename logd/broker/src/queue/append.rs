@@ -137,7 +137,7 @@ impl Queue {
         if !key.is_empty() {
             self.replace_key(offset, key, work);
         }
-        while self.is_over() && work.left > 0 {
+        while self.is_over() && work.may_bury(1) {
             self.drop_head(work);
         }
         offset

@@ -44,7 +44,7 @@ impl Queue {
     /// came.
     fn tick(&mut self, work: &mut Work) -> u32 {
         let mut came = 0;
-        while work.left > 0
+        while work.may_bury(1)
             && let Some(first) = self.scheduled.first_entry()
             && first.key().0 <= work.now_ms
         {
@@ -72,7 +72,7 @@ impl Queue {
     /// Expires messages but those in `spared`, which consumers have; block by block.
     fn expire(&mut self, spared: &[(u64, u32)], work: &mut Work) -> u64 {
         let mut expired = 0;
-        while work.left > 0
+        while work.may_bury(BLOCK as usize)
             && let Some(&(ms, block)) = self.expiring.first()
             && ms <= work.now_ms
         {
@@ -135,9 +135,12 @@ impl Queue {
 // === impl Broker ===
 
 impl Broker {
-    /// A queue is due.
+    /// A queue is due; its time was taken out of the index.
     pub(crate) fn queue_due(&mut self, id: u64) {
         let now_ms = self.state.now_ms;
+        if let Some((tick_ms, _)) = self.index.queue_times.get_mut(&id) {
+            *tick_ms = None;
+        }
         if self.state.queues.get(id).is_some_and(|q| q.is_abandoned(now_ms)) {
             self.remove_queue(id);
             return;

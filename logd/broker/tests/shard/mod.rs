@@ -1,11 +1,14 @@
 //! A shard that tests talk to, as one gateway and as its leader. No command may do more steps than S11 says.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+use fluxmq_commands::command::queue::{
+    Arguments, Enqueue, Options, QueueCommand, Settlement, Verdict,
+};
 use fluxmq_commands::command::{Batch, Command, Connect};
 use fluxmq_commands::{EntryBuilder, Outcome};
 use fluxmq_names::ShardId;
 use logd_broker::limits::STEPS_MAX;
-use logd_broker::{Broker, Effect};
+use logd_broker::{Broker, Effect, QueueStats};
 
 pub(crate) const GATEWAY: u64 = 7;
 
@@ -79,5 +82,50 @@ impl Shard {
         let applied = self.broker.apply(self.index, &payload).expect("well-formed");
         assert!(applied.steps <= STEPS_MAX, "a command did {} steps", applied.steps);
         (applied.outcomes.into_iter().map(|(_, outcome)| outcome).collect(), applied.effects)
+    }
+}
+
+// --- queues ---
+
+impl Shard {
+    /// Declares a queue; the id of its group `default` is the same.
+    pub(crate) fn declare(&mut self, name: &str, arguments: Arguments<'_>) -> u64 {
+        let declare = QueueCommand::Declare { vhost: "/", name, arguments, passive: false };
+        let (outcomes, _) = self.apply(&[Command::Queue(declare)]);
+        match outcomes[0] {
+            Outcome::Declared { queue, fresh: true } => queue,
+            ref other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn queue(&mut self, command: QueueCommand<'_>) -> Outcome {
+        let (mut outcomes, _) = self.apply(&[Command::Queue(command)]);
+        outcomes.remove(0)
+    }
+
+    /// `count` messages in entries of a thousand.
+    pub(crate) fn fill(&mut self, queue: u64, count: u64, options: Options<'_>) {
+        let queues = &queue.to_le_bytes();
+        let one = Command::Queue(QueueCommand::Enqueue(Enqueue {
+            queues,
+            options,
+            ..Enqueue::default()
+        }));
+        for first in (0..count).step_by(1_000) {
+            let entry = vec![one.clone(); 1_000.min(count - first) as usize];
+            let (outcomes, _) = self.apply(&entry);
+            let stored = |o: &Outcome| matches!(o, Outcome::Appended { queues: 1, .. });
+            assert!(outcomes.iter().all(stored), "{outcomes:?}");
+        }
+    }
+
+    /// A verdict of the group `default`.
+    pub(crate) fn say(&mut self, queue: u64, verdict: Verdict, first: u64, count: u32) -> Outcome {
+        let verdicts = vec![Settlement { verdict, first, count }];
+        self.queue(QueueCommand::Settle { queue, group: queue, token: 0, verdicts })
+    }
+
+    pub(crate) fn stats(&self, queue: u64) -> QueueStats {
+        self.broker.queue_stats(queue).expect("declared")
     }
 }
