@@ -1,5 +1,7 @@
-//! What apply costs: `cargo run --release -p logd-broker --example apply_rate`.
+//! What apply costs: `cargo run --release -p logd-broker --example apply_rate [sessions|queues]`.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measuring tool")]
+
+mod queues;
 
 use std::time::Instant;
 
@@ -24,6 +26,16 @@ fn head(first_sequence: u64, count: u32) -> Command<'static> {
 }
 
 fn main() {
+    let what = std::env::args().nth(1).unwrap_or_default();
+    if what != "queues" {
+        sessions();
+    }
+    if what != "sessions" {
+        queues::measure();
+    }
+}
+
+fn sessions() {
     let mut broker = Broker::new(ShardId(0));
     let mut sequence = 1;
     let mut say = |broker: &mut Broker, index: u64, command: Command<'_>| {
