@@ -102,6 +102,12 @@ impl Broker {
         self.index.live.any(entries)
     }
 
+    /// The entries that something in the state refers to, in order: what a node that gets this state by snapshot needs
+    /// of the log (S10).
+    pub fn live_entries(&self) -> impl Iterator<Item = u64> {
+        self.index.live.entries()
+    }
+
     /// References to messages in all.
     #[must_use]
     pub fn live_references(&self) -> u64 {

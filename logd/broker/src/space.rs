@@ -99,6 +99,11 @@ impl Live {
         })
     }
 
+    /// The entries that are referred to, in order.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = u64> {
+        self.entries.keys().copied()
+    }
+
     /// References in all.
     pub(crate) fn total(&self) -> u64 {
         self.total

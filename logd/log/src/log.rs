@@ -184,6 +184,11 @@ impl Log {
         Ok(self.handle.shard.payload(index)?)
     }
 
+    /// As [`Self::entry`], with its identity: what a snapshot's transfer ships of the live entries.
+    pub fn committed_entry(&self, index: u64) -> Result<Option<Entry>, ReadError> {
+        Ok(self.handle.shard.committed_entry(index)?)
+    }
+
     // === space ===
 
     /// Unlinks sealed segments that Raft has purged (durably), in which nothing is live and of which no slice is out.

@@ -82,19 +82,26 @@ impl Segment {
 
     /// The payload of one entry; `None` if it is not in this segment.
     pub(crate) fn payload(&self, index: u64) -> Result<Option<Bytes>, Damage> {
+        self.place(index)?.map(|place| self.read_payload(&place)).transpose()
+    }
+
+    /// One entry; `None` if it is not in this segment.
+    pub(crate) fn entry(&self, index: u64) -> Result<Option<Entry>, Damage> {
+        self.place(index)?.map(|place| self.read_entry(&place)).transpose()
+    }
+
+    fn place(&self, index: u64) -> Result<Option<Place>, Damage> {
         let points = self.index.read();
         let Some((point, next_point)) = points.locate(index) else {
             return Ok(None);
         };
         let mut walk = Walk::new(self, point, next_point);
-        let place = loop {
+        loop {
             let place = walk.step()?;
             if place.header.id.index == index {
-                break place;
+                return Ok(Some(place));
             }
-        };
-        drop(points);
-        self.read_payload(&place).map(Some)
+        }
     }
 
     /// Appends the entries of `range` to `out` until their bytes would exceed `budget`; false when they would.

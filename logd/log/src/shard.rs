@@ -196,6 +196,13 @@ impl State {
     }
 }
 
+/// Where an entry is that consumers may see.
+enum Visible {
+    No,
+    Waiting(Entry),
+    In(Arc<Segment>),
+}
+
 impl Shard {
     /// Where the segments are.
     pub(crate) fn log_dir(&self) -> PathBuf {
@@ -204,20 +211,31 @@ impl Shard {
 
     /// One payload, wherever it is.
     pub(crate) fn payload(&self, index: u64) -> Result<Option<Bytes>, Damage> {
-        let segment = {
-            let state = self.state.lock();
-            if index >= state.committed_next.min(state.next) {
-                return Ok(None);
-            }
-            if index >= state.waiting_first {
-                return Ok(state.waiting_at(index).map(|e| e.payload.clone()));
-            }
-            state.segment_of(index)
-        };
-        match segment {
-            Some(segment) => segment.payload(index),
-            None => Ok(None),
+        match self.visible(index) {
+            Visible::Waiting(entry) => Ok(Some(entry.payload)),
+            Visible::In(segment) => segment.payload(index),
+            Visible::No => Ok(None),
         }
+    }
+
+    /// One committed entry, wherever it is.
+    pub(crate) fn committed_entry(&self, index: u64) -> Result<Option<Entry>, Damage> {
+        match self.visible(index) {
+            Visible::Waiting(entry) => Ok(Some(entry)),
+            Visible::In(segment) => segment.entry(index),
+            Visible::No => Ok(None),
+        }
+    }
+
+    fn visible(&self, index: u64) -> Visible {
+        let state = self.state.lock();
+        if index >= state.committed_next.min(state.next) {
+            return Visible::No;
+        }
+        if index >= state.waiting_first {
+            return state.waiting_at(index).cloned().map_or(Visible::No, Visible::Waiting);
+        }
+        state.segment_of(index).map_or(Visible::No, Visible::In)
     }
 
     /// Entries above the purge floor, from segments and then from what waits.
