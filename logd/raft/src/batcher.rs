@@ -2,25 +2,39 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use fluxmq_commands::command::{Batch, Command};
+use fluxmq_commands::command::{self, Batch, Command};
 use fluxmq_commands::{EntryBuilder, Outcome};
+use fluxmq_names::ErrorCode;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+
+use crate::options::Clock;
 
 /// Bytes of an entry, unless one command alone is larger (S5).
 const ENTRY_BYTES_MAX: usize = 1024 * 1024;
 /// Commands of an entry (S11: at most 20,000 estimated steps).
 const ENTRY_COMMANDS_MAX: usize = 20_000;
 
+/// Bytes of a batch's head in an entry, at most.
+const BATCH_BYTES: usize = 64;
+/// Bytes of an entry before its slots, at most.
+const FIXED_BYTES: usize = 64;
+
 /// Why a batch has no outcomes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
-    /// Another node leads the group; nothing was taken.
+    /// Another node leads the group, or nobody does; nothing was taken.
     #[error("not the leader")]
-    NotLeader,
+    NotLeader {
+        /// Who leads, as far as this node knows.
+        leader: Option<u64>,
+    },
+    /// This node lost its leadership meanwhile; it is not known whether it was taken. Say it again, to the new
+    /// leader, under the same sequence.
+    #[error("leadership was lost")]
+    LeadershipLost,
     /// No room on disk; nothing was taken.
     #[error("disk is full")]
     DiskFull,
@@ -53,8 +67,9 @@ struct Queue {
 }
 
 /// Batches that wait to become an entry.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Batcher {
+    clock: Clock,
     queue: Arc<Mutex<Queue>>,
     pub(crate) grew: Arc<Notify>,
 }
@@ -62,36 +77,121 @@ pub(crate) struct Batcher {
 // === impl Batcher ===
 
 impl Batcher {
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self { clock, queue: Arc::default(), grew: Arc::default() }
+    }
+
     pub(crate) fn push(&self, batch: CommandBatch, reply: Reply) {
         self.queue.lock().batches.push_back((batch, reply));
         self.grew.notify_one();
     }
 
-    /// The payload of the next entry and who waits for it; None when nothing queues.
-    pub(crate) fn close(&self) -> Option<(Bytes, Waiting)> {
+    /// What the next entry is made of; None when nothing queues.
+    pub(crate) fn gather(&self) -> Option<Gathered> {
         let mut queue = self.queue.lock();
-        let mut builder = EntryBuilder::default();
-        let mut waiting = Vec::new();
+        let mut gathered = Gathered::default();
         while let Some((batch, _)) = queue.batches.front() {
-            let full = builder.bytes() + batch.body.len() > ENTRY_BYTES_MAX
-                || builder.len() + batch.ends.len() > ENTRY_COMMANDS_MAX;
-            if full && !builder.is_empty() {
+            let full = gathered.bytes + batch.body.len() > ENTRY_BYTES_MAX
+                || gathered.commands + batch.ends.len() > ENTRY_COMMANDS_MAX;
+            if full && !gathered.batches.is_empty() {
                 break;
             }
             let Some((batch, reply)) = queue.batches.pop_front() else { break };
+            gathered.bytes += batch.body.len();
+            gathered.commands += batch.ends.len();
+            gathered.batches.push((batch, reply));
+        }
+        if gathered.batches.is_empty() {
+            return None;
+        }
+        // The leader's clock, never going back (S6).
+        queue.last_time_ms = queue.last_time_ms.max((self.clock)());
+        gathered.time_ms = queue.last_time_ms;
+        Some(gathered)
+    }
+}
+
+/// Batches that become an entry together.
+#[derive(Default)]
+pub(crate) struct Gathered {
+    batches: Vec<(CommandBatch, Reply)>,
+    bytes: usize,
+    commands: usize,
+    time_ms: u64,
+}
+
+// === impl Gathered ===
+
+impl Gathered {
+    /// Bytes that the payload will have at most.
+    pub(crate) fn payload_bytes(&self) -> u64 {
+        (self.bytes + 4 * self.commands + self.batches.len() * BATCH_BYTES + FIXED_BYTES) as u64
+    }
+
+    /// The payload, and who waits for it.
+    pub(crate) fn close(self) -> (Bytes, Waiting) {
+        let mut builder = EntryBuilder::default();
+        let mut waiting = Vec::new();
+        for (batch, reply) in self.batches {
             builder.push(|out| Command::Batch(batch.head).encode(&[], out));
             builder.push_all(&batch.body, &batch.ends);
             waiting.push((batch.ends.len(), reply));
         }
-        if builder.is_empty() {
-            return None;
-        }
-        // The leader's clock, never going back (S6).
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        queue.last_time_ms = queue.last_time_ms.max(now_ms);
-        Some((builder.close(queue.last_time_ms), waiting))
+        (builder.close(self.time_ms), waiting)
     }
+
+    /// On a full disk: what frees space goes on, the rest is refused (S9). In a batch of both, a command that does
+    /// nothing takes the sequence of each that is refused, so that those behind it keep theirs.
+    pub(crate) fn close_freeing(self) -> Option<(Bytes, Waiting)> {
+        let mut builder = EntryBuilder::default();
+        let mut waiting: Waiting = Vec::new();
+        for (batch, reply) in self.batches {
+            let frees: Vec<bool> = slots(&batch).map(frees_space).collect();
+            if !frees.contains(&true) {
+                reply(Err(SubmitError::DiskFull));
+                continue;
+            }
+            builder.push(|out| Command::Batch(batch.head).encode(&[], out));
+            for (slot, frees) in slots(&batch).zip(&frees) {
+                builder.push(|out| match frees {
+                    true => out.extend_from_slice(slot),
+                    false => Command::Tick.encode(&[], out),
+                });
+            }
+            waiting.push((frees.len(), refusing(frees, reply)));
+        }
+        (!waiting.is_empty()).then(|| (builder.close(self.time_ms), waiting))
+    }
+}
+
+fn slots(batch: &CommandBatch) -> impl Iterator<Item = &[u8]> {
+    let starts = std::iter::once(0).chain(batch.ends.iter().copied());
+    let slot = |(start, end): (u32, &u32)| batch.body.get(start as usize..*end as usize);
+    starts.zip(&batch.ends).map(move |range| slot(range).unwrap_or_default())
+}
+
+/// Settlements, deletes and ends, and the return of a consumer that is to settle.
+fn frees_space(slot: &[u8]) -> bool {
+    let Ok((command, _)) = command::decode(slot) else { return false };
+    match command {
+        Command::Publish(publish) => publish.empty && publish.store,
+        Command::Connect(connect) => connect.will.is_none(),
+        Command::Subscribe { .. } | Command::Qos2Open { .. } | Command::GatewayRegister { .. } => {
+            false
+        }
+        _ => true,
+    }
+}
+
+/// Says of the commands that were replaced that the disk is full.
+fn refusing(taken: Vec<bool>, reply: Reply) -> Reply {
+    Box::new(move |result| {
+        let refuse = |(outcome, taken)| match taken {
+            true => outcome,
+            false => Outcome::refused(ErrorCode::DiskFull),
+        };
+        reply(result.map(|outcomes| outcomes.into_iter().zip(taken).map(refuse).collect()));
+    })
 }
 
 /// Gives each batch its outcomes.
@@ -105,4 +205,16 @@ pub(crate) fn answer(waiting: Waiting, result: Result<Vec<(u32, Outcome)>, Submi
         }
         Err(error) => waiting.into_iter().for_each(|(_, reply)| reply(Err(error.clone()))),
     }
+}
+
+/// Says that all was done before anybody else has it.
+#[cfg(planted = "acknowledge_before_majority")]
+pub(crate) fn acknowledge_too_early(waiting: Waiting, raft: &crate::group::RaftNode) -> Waiting {
+    if !raft.is_leader() {
+        return waiting;
+    }
+    for (count, reply) in waiting {
+        reply(Ok(vec![Outcome::Published { matched: 1 }; count]));
+    }
+    Vec::new()
 }

@@ -1,41 +1,36 @@
 //! [`Group`]: the Raft group of one shard on this node.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::{Batch, Command};
 use fluxmq_names::ShardId;
 use logd_broker::Broker;
-use logd_log::{AppendError, Log, Priority};
-use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, Fatal, RaftError};
+use logd_log::Log;
+use openraft::errors::{InitializeError, RaftError};
 use openraft::impls::BasicNode;
 use openraft::{Config, Raft, SnapshotPolicy};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{oneshot, watch};
 
-use crate::batcher::{Batcher, CommandBatch, Reply, SubmitError, answer};
+use crate::batcher::{Batcher, CommandBatch, Reply, SubmitError};
+use crate::confirm::Confirmations;
+use crate::inbound::Inbound;
+use crate::leadership;
 use crate::log_store::LogStore;
 use crate::machine::{Machine, Observer, Shared};
-use crate::network::Alone;
-use crate::type_config::{Payload, TypeConfig};
+use crate::network::Network;
+use crate::options::{Compaction, Formation, GroupOptions, Members, Voters};
+use crate::type_config::{Runtime, TypeConfig};
 
-/// Entries on their way at once (S11).
-const IN_FLIGHT_MAX: usize = 4;
-/// Log bytes behind a snapshot before the next is made (S10).
-const SNAPSHOT_LOG_BYTES: u64 = 256 * 1024 * 1024;
-/// Entries that stay behind what is applied when the log is purged (openraft #2116).
-const PURGE_MARGIN: u64 = 1_000;
+/// Shortest and longest election timeout, ms (S11).
+pub(crate) const ELECTION_MIN_MS: u64 = 1_000;
+pub(crate) const ELECTION_MAX_MS: u64 = 2_000;
+/// Between two heartbeats, ms (S11).
+const HEARTBEAT_MS: u64 = 250;
 
-/// What a group is.
-#[derive(Clone, Copy, Debug)]
-pub struct GroupOptions {
-    /// The shard, or meta.
-    pub shard: ShardId,
-    /// This node.
-    pub node: u64,
-}
+/// openraft's handle.
+pub(crate) type RaftNode = Raft<TypeConfig, Machine>;
 
 /// A group cannot start or has stopped.
 #[derive(Debug, thiserror::Error)]
@@ -50,21 +45,27 @@ pub struct GroupError {
 /// A Raft group; clones are handles.
 #[derive(Clone)]
 pub struct Group {
-    shard: ShardId,
-    raft: Raft<TypeConfig, Machine>,
-    log: Log,
-    shared: Arc<Shared>,
-    batcher: Batcher,
+    pub(crate) shard: ShardId,
+    node: u64,
+    pub(crate) raft: RaftNode,
+    pub(crate) log: Log,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) batcher: Batcher,
+    pub(crate) compaction: Compaction,
+    pub(crate) inbound: Arc<Inbound>,
+    confirmations: Confirmations,
+    leader: watch::Receiver<Option<u64>>,
 }
 
 // === impl Group ===
 
 impl Group {
-    /// Starts the only voter of a group and waits until it leads and has applied all that was
-    /// committed. Must run on the runtime the group is to live on.
+    /// Starts this node's voter of a group. The only voter leads, and has applied all that was committed, when this
+    /// returns; one of several returns at once, and whoever cares follows [`Self::watch_leader`]. Must run on the
+    /// runtime the group is to live on.
     ///
     /// # Errors
-    /// The log or the snapshot cannot be read, or Raft does not start.
+    /// The log or the snapshot cannot be read, the log of an existing group is empty, or Raft does not start.
     pub async fn start(
         options: GroupOptions,
         log: Log,
@@ -72,33 +73,52 @@ impl Group {
     ) -> Result<Self, GroupError> {
         let shard = options.shard;
         let failed = |why: String| GroupError { shard, why };
-        let config = Config {
-            cluster_name: format!("shard-{shard}"),
-            heartbeat_interval: 250,
-            election_timeout_min: 1_000,
-            election_timeout_max: 2_000,
-            max_payload_entries: 64,
-            // Snapshots and purging are ours (openraft #2116).
-            snapshot_policy: SnapshotPolicy::Never,
-            max_in_snapshot_log_to_keep: u64::MAX / 2,
-            ..Config::default()
-        };
-        let config = Arc::new(config.validate().map_err(|e| failed(e.to_string()))?);
-        let machine = Machine::open(&log, Broker::new(shard), observer)
-            .map_err(|e| failed(format!("snapshot: {e}")))?;
+        let GroupOptions { node, members, clock, seed, compaction, .. } = options;
+        let config = config(shard, &members).map_err(failed)?;
+        let machine = Machine::open(&log, Broker::new(shard), observer, compaction.encoding);
+        let machine = machine.await.map_err(|e| failed(format!("snapshot: {e}")))?;
         let shared = machine.shared();
-        let store = LogStore(log.clone());
-        let raft = Raft::new(options.node, config, Alone, store, machine)
-            .await
-            .map_err(|e| failed(e.to_string()))?;
-        let group = Self { shard, raft, log, shared, batcher: Batcher::default() };
-        group.lead_alone(options.node).await.map_err(failed)?;
+        let store = LogStore { log: log.clone(), node };
+        let peers = match &members {
+            Members::Alone => None,
+            Members::Voters(voters) => Some(voters.peers.clone()),
+        };
+        let (to, shared_too) = (log.clone(), shared.clone());
+        let network = Network { shard, node, peers, log: to, shared: shared_too, seed };
+        let raft = Raft::new(node, config, network, store, machine);
+        let raft = Runtime::scope(seed, raft).await.map_err(|e| failed(e.to_string()))?;
+        let (leads, leader) = watch::channel(None);
+        let group = Self {
+            shard,
+            node,
+            raft,
+            log,
+            shared,
+            batcher: Batcher::new(clock),
+            compaction,
+            inbound: Arc::new(Inbound::new()),
+            confirmations: Confirmations::default(),
+            leader,
+        };
+        match members {
+            // Nobody else can lead: there is nothing to follow.
+            Members::Alone => group.lead_alone(node, &leads).await.map_err(failed)?,
+            Members::Voters(voters) => {
+                group.join(node, voters).await.map_err(failed)?;
+                let (raft, confirmations) = (group.raft.clone(), group.confirmations.clone());
+                tokio::spawn(leadership::follow(raft, confirmations, node, leads));
+            }
+        }
         tokio::spawn(group.clone().propose());
         tokio::spawn(group.clone().watch());
         Ok(group)
     }
 
-    async fn lead_alone(&self, node: u64) -> Result<(), String> {
+    async fn lead_alone(
+        &self,
+        node: u64,
+        leads: &watch::Sender<Option<u64>>,
+    ) -> Result<(), String> {
         let initialized = self.raft.is_initialized().await.map_err(|e| e.to_string())?;
         if initialized {
             // Nobody else votes: there is nothing to wait an election timeout for.
@@ -109,17 +129,42 @@ impl Group {
         }
         self.raft.wait(None).current_leader(node, "lead alone").await.map_err(|e| e.to_string())?;
         // The first entry of this term is applied behind everything that was committed before.
-        self.raft
-            .ensure_linearizable(openraft::ReadPolicy::ReadIndex)
-            .await
-            .map_err(|e| e.to_string())?;
+        self.confirm().await.map_err(|e| e.to_string())?;
+        leads.send_replace(Some(node));
         Ok(())
+    }
+
+    /// Every voter of a new group writes the same first entry; who comes late learns it from the others.
+    async fn join(&self, node: u64, voters: Voters) -> Result<(), String> {
+        if !voters.addresses.contains_key(&node) {
+            return Err(format!("node {node} is not among the voters"));
+        }
+        if self.raft.is_initialized().await.map_err(|e| e.to_string())? {
+            return Ok(());
+        }
+        if voters.formation == Formation::Existing {
+            return Err(format!(
+                "node {node} has no log of this group: it lost what it acknowledged and must not vote under its old name"
+            ));
+        }
+        let members: BTreeMap<_, _> =
+            voters.addresses.into_iter().map(|(id, addr)| (id, BasicNode::new(addr))).collect();
+        match self.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     /// The shard.
     #[must_use]
     pub fn shard(&self) -> ShardId {
         self.shard
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn node(&self) -> u64 {
+        self.node
     }
 
     /// Proposes commands; `reply` gets their outcomes when the entry is applied.
@@ -162,93 +207,52 @@ impl Group {
         &self.log
     }
 
-    /// The node that leads, as far as this one knows.
+    /// Returns when this node led at some moment after the call and has applied all that was committed before it: what
+    /// its state says was true then. One question to a majority serves all that wait (S11).
+    ///
+    /// # Errors
+    /// It does not lead, or no majority answers within two seconds.
+    pub async fn confirm(&self) -> Result<(), SubmitError> {
+        self.confirmations.ask(&self.raft).await
+    }
+
+    /// Who leads, as far as this node knows; itself only after a majority said so and all that was committed before
+    /// is applied, and only while a majority answers. It may have lost it a moment ago: a right that is given without
+    /// a commit needs [`Self::confirm`].
     #[must_use]
     pub fn leader(&self) -> Option<u64> {
-        self.raft.metrics().borrow_watched().current_leader
+        *self.leader.borrow()
+    }
+
+    /// Changes of [`Self::leader`].
+    #[must_use]
+    pub fn watch_leader(&self) -> watch::Receiver<Option<u64>> {
+        self.leader.clone()
     }
 
     /// Stops the group.
     pub async fn stop(&self) {
         let _ = self.raft.shutdown().await;
     }
+}
 
-    /// Turns what queues into entries, a few on their way at once.
-    async fn propose(self) {
-        let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
-        loop {
-            self.batcher.grew.notified().await;
-            loop {
-                let Ok(permit) = in_flight.clone().acquire_owned().await else { return };
-                let Some((payload, waiting)) = self.batcher.close() else { break };
-                if let Err(AppendError::Full { .. }) =
-                    self.log.admit(payload.len() as u64, Priority::Normal)
-                {
-                    answer(waiting, Err(SubmitError::DiskFull));
-                    continue;
-                }
-                let raft = self.raft.clone();
-                tokio::spawn(async move {
-                    let written = raft.client_write(Payload(payload)).await;
-                    let result = written.map(|w| w.data).map_err(|error| match error {
-                        RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => {
-                            SubmitError::NotLeader
-                        }
-                        _ => SubmitError::Stopped,
-                    });
-                    answer(waiting, result);
-                    drop(permit);
-                });
-                // Whoever is ready to submit does so before the next entry is closed.
-                tokio::task::yield_now().await;
-            }
-        }
-    }
-
-    /// Makes snapshots, purges behind them, unlinks what nobody needs; ends the process with the core.
-    async fn watch(self) {
-        let mut seconds = tokio::time::interval(std::time::Duration::from_secs(1));
-        let mut snapshot_at = self.log.bytes_appended();
-        loop {
-            seconds.tick().await;
-            let state = self.raft.metrics().borrow_watched().running_state.clone();
-            match state {
-                Ok(()) => {}
-                Err(Fatal::Stopped) => return,
-                Err(error) => {
-                    tracing::error!(shard = %self.shard, %error, "the Raft core has ended");
-                    std::process::abort();
-                }
-            }
-            let appended = self.log.bytes_appended();
-            if appended - snapshot_at >= SNAPSHOT_LOG_BYTES {
-                snapshot_at = appended;
-                if let Err(error) = self.compact().await {
-                    tracing::warn!(shard = %self.shard, %error, "snapshot failed");
-                }
-            }
-        }
-    }
-
-    /// Makes a snapshot, purges behind it and unlinks segments in which nothing lives (S9, S10).
-    ///
-    /// # Errors
-    /// The snapshot cannot be written.
-    pub async fn compact(&self) -> io::Result<()> {
-        let applied = self.with_state(Broker::applied);
-        self.raft.trigger().snapshot().await.map_err(io::Error::other)?;
-        let wait = self.raft.wait(Some(std::time::Duration::from_secs(60)));
-        wait.metrics(|m| m.snapshot.as_ref().is_some_and(|s| s.index >= applied), "snapshot")
-            .await
-            .map_err(io::Error::other)?;
-        let purge = applied.saturating_sub(PURGE_MARGIN);
-        if purge > 0 {
-            self.raft.trigger().purge_log(purge).await.map_err(io::Error::other)?;
-        }
-        let broker = self.shared.clone();
-        self.log.reclaim(&|entries| broker.broker.lock().is_live(entries));
-        Ok(())
-    }
+fn config(shard: ShardId, members: &Members) -> Result<Arc<Config>, String> {
+    let several = matches!(members, Members::Voters(_));
+    let config = Config {
+        cluster_name: format!("shard-{shard}"),
+        heartbeat_interval: HEARTBEAT_MS,
+        election_timeout_min: ELECTION_MIN_MS,
+        election_timeout_max: ELECTION_MAX_MS,
+        max_payload_entries: 64,
+        // Snapshots and purging are ours (openraft #2116).
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX / 2,
+        // A voter that cannot win disturbs nobody; one that led before its restart asks the others first.
+        enable_pre_vote: Some(several),
+        enable_leader_restore: Some(!several),
+        ..Config::default()
+    };
+    Ok(Arc::new(config.validate().map_err(|e| e.to_string())?))
 }
 
 /// A batch of one command of the leader's own.

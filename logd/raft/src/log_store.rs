@@ -12,20 +12,26 @@ use openraft::{EntryPayload, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 
 use crate::membership;
-use crate::type_config::{Entry, LogId, Payload, TypeConfig, Vote, from_log, to_log};
+use crate::type_config::{
+    Entry, LogId, Payload, TypeConfig, Vote, from_log, from_log_vote, to_log, to_log_vote,
+};
 
 /// Bytes of payload that replication reads at once.
 const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The log of one group; clones are handles to the same log.
 #[derive(Clone)]
-pub(crate) struct LogStore(pub(crate) Log);
+pub(crate) struct LogStore {
+    pub(crate) log: Log,
+    /// This node.
+    pub(crate) node: u64,
+}
 
 fn other(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
     io::Error::other(error)
 }
 
-fn to_stored(entry: Entry) -> logd_log::Entry {
+pub(crate) fn to_stored(entry: Entry) -> logd_log::Entry {
     let (kind, payload) = match entry.payload {
         EntryPayload::Blank => (EntryKind::Blank, Bytes::new()),
         EntryPayload::Normal(Payload(bytes)) => (EntryKind::Normal, bytes),
@@ -35,7 +41,7 @@ fn to_stored(entry: Entry) -> logd_log::Entry {
     logd_log::Entry { index: id.index, term: id.term, leader_node: None, kind, payload }
 }
 
-fn from_stored(entry: logd_log::Entry) -> io::Result<Entry> {
+pub(crate) fn from_stored(entry: logd_log::Entry) -> io::Result<Entry> {
     let payload = match entry.kind {
         EntryKind::Blank => EntryPayload::Blank,
         EntryKind::Normal => EntryPayload::Normal(Payload(entry.payload.clone())),
@@ -64,12 +70,12 @@ impl LogStore {
     /// Waits until an operation of the log is durable.
     async fn durable(&self, start: impl FnOnce(&Log, logd_log::Callback)) -> io::Result<()> {
         let (tx, rx) = oneshot::channel();
-        start(&self.0, Box::new(move |result| drop(tx.send(result))));
+        start(&self.log, Box::new(move |result| drop(tx.send(result))));
         rx.await.map_err(other)?.map_err(other)
     }
 
     fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
-        let entries = self.0.read_entries(range, bytes_max).map_err(other)?;
+        let entries = self.log.read_entries(range, bytes_max).map_err(other)?;
         entries.into_iter().map(from_stored).collect()
     }
 }
@@ -83,13 +89,11 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
-        Ok(self.0.read_vote().map(|vote| Vote {
-            leader_id: openraft::impls::leader_id_std::LeaderId {
-                term: vote.term,
-                voted_for: vote.voted_for.unwrap_or_default(),
-            },
-            committed: vote.committed,
-        }))
+        // A fault planted to prove that the simulation finds it (design §12).
+        if cfg!(planted = "forget_vote") {
+            return Ok(None);
+        }
+        Ok(self.log.read_vote().map(from_log_vote))
     }
 
     async fn limited_get_log_entries(
@@ -106,8 +110,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
         Ok(LogState {
-            last_purged_log_id: self.0.purged().map(from_log),
-            last_log_id: self.0.last().map(from_log),
+            last_purged_log_id: self.log.purged().map(from_log),
+            last_log_id: self.log.last().map(from_log),
         })
     }
 
@@ -116,21 +120,17 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        let vote = logd_log::Vote {
-            term: vote.leader_id.term,
-            voted_for: Some(vote.leader_id.voted_for),
-            committed: vote.committed,
-        };
+        let vote = to_log_vote(vote);
         self.durable(|log, done| log.save_vote(vote, done)).await
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
-        self.0.save_committed(committed.map(|id| id.index));
+        self.log.save_committed(committed.map(|id| id.index));
         Ok(())
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
-        Ok(self.0.committed().map_err(other)?.map(from_log))
+        Ok(self.log.committed().map_err(other)?.map(from_log))
     }
 
     async fn append<I>(
@@ -143,11 +143,17 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries = entries.into_iter().map(to_stored).collect();
+        // A fault planted to prove that the simulation finds it (design §12).
+        let follows = self.log.read_vote().is_some_and(|vote| vote.voted_for != Some(self.node));
+        if cfg!(planted = "skip_sync_on_followers") && follows {
+            callback.io_completed(Ok(()));
+            return self.log.append(entries, Priority::Freeing, Box::new(drop)).map_err(other);
+        }
         let done = Box::new(move |result: Result<(), logd_log::WriteError>| {
             callback.io_completed(result.map_err(other));
         });
         // Room was asked for before the entry was proposed: what is proposed may use the reserve.
-        self.0.append(entries, Priority::Freeing, done).map_err(other)
+        self.log.append(entries, Priority::Freeing, done).map_err(other)
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
@@ -158,3 +164,6 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.durable(|log, done| log.purge(to_log(&upto), done)).await
     }
 }
+
+#[cfg(test)]
+mod suite;

@@ -2,25 +2,46 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fluxmq_commands::wire::{Reader, Write};
 use futures_util::{Stream, StreamExt};
 use logd_broker::{Applied, Broker, Snapshot};
-use logd_log::{Log, SnapshotStore};
+use logd_log::{Log, SnapshotReader, SnapshotStore};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::Mutex;
 
+use crate::arrival::{self, Arrived};
 use crate::membership;
+use crate::options::Encoding;
 use crate::type_config::{
     LogId, Payload, SnapshotMeta, StoredMembership, TypeConfig, from_log, to_log,
 };
 
 /// Bytes of a snapshot written at once.
 const CHUNK: usize = 256 * 1024;
+/// Bytes of a snapshot written in a second beside the log (S10).
+const BYTES_PER_SECOND: u64 = 128 * 1024 * 1024;
 
-type RaftSnapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, Bytes>;
+type RaftSnapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, State>;
+
+/// A snapshot's state, as openraft hands it around.
+pub(crate) struct State {
+    pub(crate) bytes: Bytes,
+    /// It came from another voter and lies on disk already, to be published.
+    pub(crate) arrived: Option<Arrived>,
+}
+
+/// What is stored with a snapshot that came from another voter: live entries stand behind its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Received {
+    /// Bytes of the state.
+    pub(crate) state_bytes: u64,
+    /// Live entries at and below this index were in the log before.
+    pub(crate) above: u64,
+}
 
 /// Told of every entry that was applied, on the runtime of the group, with the state behind it.
 pub trait Observer: Send + Sync + 'static {
@@ -37,7 +58,9 @@ pub(crate) struct Shared {
 /// The state machine.
 pub(crate) struct Machine {
     shared: Arc<Shared>,
+    log: Log,
     snapshots: SnapshotStore,
+    encoding: Encoding,
     last: Option<LogId>,
     membership: StoredMembership,
 }
@@ -61,13 +84,22 @@ fn other(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
 
 impl Machine {
     /// The state machine at the newest snapshot of the log's shard, or empty.
-    pub(crate) fn open(log: &Log, broker: Broker, observer: Box<dyn Observer>) -> io::Result<Self> {
+    pub(crate) async fn open(
+        log: &Log,
+        broker: Broker,
+        observer: Box<dyn Observer>,
+        encoding: Encoding,
+    ) -> io::Result<Self> {
         let snapshots = log.snapshots();
         let shared = Arc::new(Shared { broker: Mutex::new(broker), observer });
         let membership = StoredMembership::default();
-        let mut machine = Self { shared, snapshots, last: None, membership };
-        if let Some((meta, state)) = machine.newest()? {
-            machine.install(&meta, &state)?;
+        let log = log.clone();
+        let mut machine = Self { shared, log, snapshots, encoding, last: None, membership };
+        if let Some((snapshot, received)) = machine.newest()? {
+            if let Some(received) = received {
+                machine.settle(&snapshot.meta, received).await?;
+            }
+            machine.restore(&snapshot.meta, &snapshot.snapshot.bytes)?;
         }
         Ok(machine)
     }
@@ -76,22 +108,28 @@ impl Machine {
         self.shared.clone()
     }
 
-    fn install(&mut self, meta: &SnapshotMeta, state: &[u8]) -> io::Result<()> {
+    fn restore(&mut self, meta: &SnapshotMeta, state: &[u8]) -> io::Result<()> {
         *self.shared.broker.lock() = Broker::restore(state).map_err(other)?;
         self.last = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         Ok(())
     }
 
-    fn newest(&self) -> io::Result<Option<(SnapshotMeta, Bytes)>> {
+    /// What a received snapshot's state refers to gets into the log.
+    async fn settle(&self, meta: &SnapshotMeta, received: Received) -> io::Result<()> {
+        let Some(last) = meta.last_log_id.as_ref().map(to_log) else { return Ok(()) };
+        let reader = self.snapshots.read(last).map_err(other)?;
+        arrival::settle(&self.log, reader, received).await
+    }
+
+    fn newest(&self) -> io::Result<Option<(RaftSnapshot, Option<Received>)>> {
         let Some(info) = self.snapshots.latest().map_err(other)? else { return Ok(None) };
         let mut reader = self.snapshots.read(info.last).map_err(other)?;
-        let meta = decode_meta(info.last, &reader.info().meta)?;
-        let mut state = Vec::new();
-        while let Some(block) = reader.next_block().map_err(other)? {
-            state.extend_from_slice(&block);
-        }
-        Ok(Some((meta, state.into())))
+        let (meta, received) = decode_meta(info.last, &reader.info().meta)?;
+        let state_bytes = received.map_or(info.state_bytes, |received| received.state_bytes);
+        let bytes = read_state(&mut reader, state_bytes)?;
+        let snapshot = State { bytes, arrived: None };
+        Ok(Some((RaftSnapshot { meta, snapshot }, received)))
     }
 
     fn apply_one(&mut self, index: u64, payload: &[u8]) -> io::Result<Applied> {
@@ -108,7 +146,7 @@ impl Machine {
 }
 
 impl RaftStateMachine<TypeConfig> for Machine {
-    type SnapshotData = Bytes;
+    type SnapshotData = State;
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
@@ -143,6 +181,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         Builder {
             snapshot: Some(self.shared.broker.lock().snapshot()),
             snapshots: self.snapshots.clone(),
+            encoding: self.encoding,
             meta: SnapshotMeta { last_log_id: self.last, last_membership: self.membership.clone() },
         }
     }
@@ -150,14 +189,24 @@ impl RaftStateMachine<TypeConfig> for Machine {
     async fn install_snapshot(
         &mut self,
         meta: &SnapshotMeta,
-        snapshot: Bytes,
+        state: State,
     ) -> Result<(), io::Error> {
-        write(&self.snapshots, meta, &snapshot)?;
-        self.install(meta, &snapshot)
+        match state.arrived {
+            Some(arrived) => {
+                let info = arrived.writer.commit().map_err(other)?;
+                let (_, received) = decode_meta(info.last, &info.meta)?;
+                if let Some(received) = received {
+                    self.settle(meta, received).await?;
+                }
+                self.snapshots.delete_older(info.last).map_err(other)?;
+            }
+            None => write(&self.snapshots, meta, &state.bytes, None)?,
+        }
+        self.restore(meta, &state.bytes)
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<RaftSnapshot>, io::Error> {
-        Ok(self.newest()?.map(|(meta, snapshot)| RaftSnapshot { meta, snapshot }))
+        Ok(self.newest()?.map(|(snapshot, _)| snapshot))
     }
 }
 
@@ -165,54 +214,102 @@ impl RaftStateMachine<TypeConfig> for Machine {
 pub(crate) struct Builder {
     snapshot: Option<Snapshot>,
     snapshots: SnapshotStore,
+    encoding: Encoding,
     meta: SnapshotMeta,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
-    type SnapshotData = Bytes;
+    type SnapshotData = State;
 
     async fn build_snapshot(&mut self) -> Result<RaftSnapshot, io::Error> {
         let snapshot = self.snapshot.take().ok_or(io::ErrorKind::AlreadyExists)?;
         let (snapshots, meta) = (self.snapshots.clone(), self.meta.clone());
-        let work = move || {
-            let state = snapshot.encode();
-            write(&snapshots, &meta, &state)?;
-            Ok::<_, io::Error>(RaftSnapshot { meta, snapshot: state.into() })
+        let work = move |pace| {
+            let bytes = Bytes::from(snapshot.encode());
+            write(&snapshots, &meta, &bytes, pace)?;
+            Ok(RaftSnapshot { meta, snapshot: State { bytes, arrived: None } })
         };
-        tokio::task::spawn_blocking(work).await.map_err(other)?
+        match self.encoding {
+            Encoding::Inline => work(None),
+            Encoding::Thread => {
+                let work = move || work(Some(BYTES_PER_SECOND));
+                tokio::task::spawn_blocking(work).await.map_err(other)?
+            }
+        }
     }
 }
 
-fn write(snapshots: &SnapshotStore, meta: &SnapshotMeta, state: &[u8]) -> io::Result<()> {
+fn read_state(reader: &mut SnapshotReader, state_bytes: u64) -> io::Result<Bytes> {
+    let mut state = Vec::new();
+    while (state.len() as u64) < state_bytes {
+        let block = reader.next_block().map_err(other)?;
+        let block = block.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let left = usize::try_from(state_bytes - state.len() as u64).unwrap_or(usize::MAX);
+        state.extend_from_slice(&block[..block.len().min(left)]);
+    }
+    Ok(state.into())
+}
+
+/// Writes and publishes a snapshot; `pace` is in bytes a second, on a thread that may sleep.
+fn write(
+    snapshots: &SnapshotStore,
+    meta: &SnapshotMeta,
+    state: &[u8],
+    pace: Option<u64>,
+) -> io::Result<()> {
     let Some(last) = meta.last_log_id.as_ref().map(to_log) else { return Ok(()) };
-    let mut writer = snapshots.begin(last, encode_meta(meta).into()).map_err(other)?;
-    for chunk in state.chunks(CHUNK) {
+    let mut writer = snapshots.begin(last, encode_meta(meta, None).into()).map_err(other)?;
+    let begun = Instant::now();
+    for (n, chunk) in state.chunks(CHUNK).enumerate() {
         writer.write(chunk).map_err(other)?;
+        if let Some(pace) = pace {
+            let due = Duration::from_micros((n * CHUNK) as u64 * 1_000_000 / pace);
+            std::thread::sleep(due.saturating_sub(begun.elapsed()));
+        }
     }
     writer.commit().map_err(other)?;
     snapshots.delete_older(last).map_err(other)?;
     Ok(())
 }
 
-/// The membership, and the entry it comes from: `present u8, term u64, index u64, membership`.
-fn encode_meta(meta: &SnapshotMeta) -> Vec<u8> {
+/// Bits of the first byte of a meta.
+const FROM_ENTRY: u8 = 1;
+const RECEIVED: u8 = 2;
+
+/// The membership, and the entry it comes from: `bits u8, term u64, index u64`, if received `state bytes u64, above u64`,
+/// `membership`.
+pub(crate) fn encode_meta(meta: &SnapshotMeta, received: Option<Received>) -> Vec<u8> {
     let mut out = Vec::new();
     let from = meta.last_membership.log_id().as_ref().map(to_log);
-    out.put_u8(from.is_some().into());
+    let bits = [(from.is_some(), FROM_ENTRY), (received.is_some(), RECEIVED)];
+    out.put_u8(bits.iter().filter(|(set, _)| *set).map(|(_, bit)| bit).sum());
     out.put_u64(from.map_or(0, |id| id.term));
     out.put_u64(from.map_or(0, |id| id.index));
+    if let Some(Received { state_bytes, above }) = received {
+        out.put_u64(state_bytes);
+        out.put_u64(above);
+    }
     out.extend_from_slice(&membership::encode(meta.last_membership.membership()));
     out
 }
 
-fn decode_meta(last: logd_log::LogId, bytes: &[u8]) -> io::Result<SnapshotMeta> {
+pub(crate) fn decode_meta(
+    last: logd_log::LogId,
+    bytes: &[u8],
+) -> io::Result<(SnapshotMeta, Option<Received>)> {
     let mut r = Reader(bytes);
-    let present = r.u8().map_err(other)? != 0;
+    let bits = r.u8().map_err(other)?;
     let (term, index) = (r.u64().map_err(other)?, r.u64().map_err(other)?);
-    let from = present.then(|| LogId::new_term_index(term, index));
+    let from = (bits & FROM_ENTRY != 0).then(|| LogId::new_term_index(term, index));
+    let mut received = None;
+    if bits & RECEIVED != 0 {
+        let (state_bytes, above) = (r.u64().map_err(other)?, r.u64().map_err(other)?);
+        received = Some(Received { state_bytes, above });
+    }
     let membership = membership::decode(r.0)?;
-    Ok(SnapshotMeta {
+    let meta = SnapshotMeta {
         last_log_id: Some(from_log(last)),
         last_membership: StoredMembership::new(from, membership),
-    })
+    };
+    Ok((meta, received))
 }

@@ -1,10 +1,13 @@
-//! Between the voters of a group. One voter alone has nobody to talk to; the transport between nodes
-//! comes with clusters, and until then a peer is unreachable, said in openraft's terms.
+//! openraft's network over [`Peers`]: questions out, answers back, in openraft's terms. One voter alone has nobody to
+//! talk to.
 
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::Bytes;
+use fluxmq_names::ShardId;
+use logd_log::Log;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::network::v2::RaftNetworkV2;
@@ -13,51 +16,152 @@ use openraft::raft::{
 };
 use openraft::{OptionalSend, RaftNetworkFactory};
 
-use crate::type_config::{TypeConfig, Vote};
+use crate::log_store::to_stored;
+use crate::machine::{Shared, State};
+use crate::peer::{Answer, Question};
+use crate::transfer;
+use crate::transport::{NoAnswer, PeerCall, Peers};
+use crate::type_config::{TypeConfig, Vote, from_log, from_log_vote, to_log, to_log_vote};
 
-type RaftSnapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, Bytes>;
+type RaftSnapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, State>;
 
-/// A network without links.
-pub(crate) struct Alone;
+/// How long a voter may take to make entries durable.
+const APPEND_PATIENCE: Duration = Duration::from_secs(1);
 
-fn unreachable() -> Unreachable<TypeConfig> {
-    Unreachable::new(&io::Error::new(io::ErrorKind::NotConnected, "no link to this node"))
+/// What all links of a group share.
+#[derive(Clone)]
+pub(crate) struct Network {
+    pub(crate) shard: ShardId,
+    pub(crate) node: u64,
+    /// None: this node is alone.
+    pub(crate) peers: Option<Arc<dyn Peers>>,
+    pub(crate) log: Log,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) seed: u64,
 }
 
-impl RaftNetworkFactory<TypeConfig> for Alone {
-    type Network = Self;
+/// The way to one voter.
+pub(crate) struct Link {
+    pub(crate) network: Network,
+    pub(crate) to: u64,
+    address: String,
+}
 
-    async fn new_client(&mut self, _: u64, _: &openraft::impls::BasicNode) -> Self {
-        Self
+fn unreachable(why: impl std::error::Error + 'static) -> Unreachable<TypeConfig> {
+    Unreachable::new(&why)
+}
+
+fn unexpected() -> Unreachable<TypeConfig> {
+    unreachable(io::Error::new(io::ErrorKind::InvalidData, "an answer to another question"))
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Link;
+
+    async fn new_client(&mut self, to: u64, node: &openraft::impls::BasicNode) -> Link {
+        Link { network: self.clone(), to, address: node.addr.clone() }
     }
 }
 
-impl RaftNetworkV2<TypeConfig> for Alone {
-    type SnapshotData = Bytes;
+// === impl Link ===
+
+impl Link {
+    /// Asks and waits.
+    pub(crate) async fn ask(
+        &self,
+        question: &Question,
+        patience: Duration,
+    ) -> Result<Answer, NoAnswer> {
+        let Network { shard, node, peers, .. } = &self.network;
+        let no = |why: &dyn ToString| NoAnswer { node: self.to, why: why.to_string() };
+        let peers = peers.as_ref().ok_or_else(|| no(&"this node is alone"))?;
+        let call = PeerCall {
+            shard: *shard,
+            from: *node,
+            to: self.to,
+            address: self.address.clone(),
+            frame: question.encode(),
+            patience,
+        };
+        let answer = tokio::time::timeout(patience, peers.call(call)).await;
+        let answer = answer.map_err(|_| no(&"it takes too long"))??;
+        Answer::decode(&answer).map_err(|e| no(&e))
+    }
+
+    async fn elect(
+        &self,
+        question: Question,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        match self.ask(&question, option.hard_ttl()).await.map_err(unreachable)? {
+            Answer::Voted { vote, granted, last } => {
+                Ok(VoteResponse::new(from_log_vote(vote), last.map(from_log), granted))
+            }
+            _ => Err(unexpected().into()),
+        }
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Link {
+    type SnapshotData = State;
 
     async fn append_entries(
         &mut self,
-        _: AppendEntriesRequest<TypeConfig>,
+        request: AppendEntriesRequest<TypeConfig>,
         _: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(unreachable().into())
+        let question = Question::Append {
+            vote: to_log_vote(&request.vote),
+            previous: request.prev_log_id.as_ref().map(to_log),
+            committed: request.leader_commit.as_ref().map(to_log),
+            entries: request.entries.into_iter().map(to_stored).collect(),
+        };
+        match self.ask(&question, APPEND_PATIENCE).await.map_err(unreachable)? {
+            Answer::Appended => Ok(AppendEntriesResponse::Success),
+            Answer::AppendedUpto(id) => Ok(AppendEntriesResponse::PartialSuccess(id.map(from_log))),
+            Answer::Conflict => Ok(AppendEntriesResponse::Conflict),
+            Answer::Outvoted(vote) => Ok(AppendEntriesResponse::HigherVote(from_log_vote(vote))),
+            _ => Err(unexpected().into()),
+        }
     }
 
     async fn vote(
         &mut self,
-        _: VoteRequest<TypeConfig>,
-        _: RPCOption,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(unreachable().into())
+        let (vote, last) = (to_log_vote(&request.vote), request.last_log_id.as_ref().map(to_log));
+        let handed_over = request.leadership_transfer;
+        self.elect(Question::Elect { vote, last, handed_over }, option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let (vote, last) = (to_log_vote(&request.vote), request.last_log_id.as_ref().map(to_log));
+        self.elect(Question::WouldElect { vote, last }, option).await
     }
 
     async fn full_snapshot(
         &mut self,
-        _: Vote,
-        _: RaftSnapshot,
-        _: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        vote: Vote,
+        snapshot: RaftSnapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        Err(unreachable().into())
+        let send = std::pin::pin!(transfer::send(self, &vote, &snapshot));
+        let cancel = std::pin::pin!(cancel);
+        match futures_util::future::select(send, cancel).await {
+            futures_util::future::Either::Left((sent, _)) => match sent {
+                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Err(error) => {
+                    tracing::warn!(shard = %self.network.shard, node = self.to, %error, "snapshot");
+                    Err(unreachable(error).into())
+                }
+            },
+            futures_util::future::Either::Right((closed, _)) => Err(closed.into()),
+        }
     }
 }

@@ -4,6 +4,9 @@ use std::fmt;
 
 use bytes::Bytes;
 use fluxmq_commands::Outcome;
+use openraft::impls::leader_id_std::LeaderId;
+use openraft::rt::deterministic_rng::DeterministicRng;
+use openraft_rt_tokio::TokioRuntime;
 
 /// The payload of a normal entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,12 +18,16 @@ impl fmt::Display for Payload {
     }
 }
 
+/// tokio, with election timeouts from the seed of the group.
+pub(crate) type Runtime = DeterministicRng<TokioRuntime>;
+
 openraft::declare_raft_types!(
     /// One leader a term, entries that carry bytes, outcomes as response.
     pub(crate) TypeConfig:
         D = Payload,
         R = Vec<(u32, Outcome)>,
-        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
+        LeaderId = LeaderId<u64, u64>,
+        AsyncRuntime = Runtime,
 );
 
 pub(crate) type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
@@ -38,4 +45,16 @@ pub(crate) fn to_log(id: &LogId) -> logd_log::LogId {
 /// And back.
 pub(crate) fn from_log(id: logd_log::LogId) -> LogId {
     LogId::new_term_index(id.term, id.index)
+}
+
+/// openraft's vote as the log knows it.
+pub(crate) fn to_log_vote(vote: &Vote) -> logd_log::Vote {
+    let LeaderId { term, voted_for } = vote.leader_id;
+    logd_log::Vote { term, voted_for: Some(voted_for), committed: vote.committed }
+}
+
+/// And back.
+pub(crate) fn from_log_vote(vote: logd_log::Vote) -> Vote {
+    let voted_for = vote.voted_for.unwrap_or_default();
+    Vote { leader_id: LeaderId { term: vote.term, voted_for }, committed: vote.committed }
 }

@@ -231,6 +231,6 @@ async fn open_group(
         effects.counts.torn_tails.fetch_add(1, Ordering::Relaxed);
     }
     tracing::info!(%shard, ?recovered, "log opened");
-    let options = GroupOptions { shard, node: NODE };
+    let options = GroupOptions::alone(shard, NODE);
     Group::start(options, log, effects.of(shard)).await.map_err(StartError::new)
 }

@@ -124,8 +124,10 @@ impl Core {
                 to.send(match result {
                     Ok(outcomes) => Event::Outcomes { shard, first_sequence, outcomes },
                     Err(SubmitError::DiskFull) => refused(ErrorCode::DiskFull),
-                    Err(SubmitError::NotLeader) => refused(ErrorCode::NotLeader),
-                    Err(SubmitError::Stopped) => refused(ErrorCode::Unavailable),
+                    Err(SubmitError::NotLeader { .. }) => refused(ErrorCode::NotLeader),
+                    Err(SubmitError::LeadershipLost | SubmitError::Stopped) => {
+                        refused(ErrorCode::Unavailable)
+                    }
                 });
             }),
         );
