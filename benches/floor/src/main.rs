@@ -1,6 +1,9 @@
 //! The floor: the least an MQTT forwarder can cost on this machine. No trie, no rules, no limits, no
 //! metrics, no durability; exact topics of well-behaved MQTT 3.1.1 clients. Every live row of the
 //! benchmarks runs it beside the brokers, so that a figure can be read against what is possible.
+//! `floor --null` is no forwarder at all: the server against which the generator's ceiling is measured.
+
+mod null;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -30,7 +33,12 @@ struct Shared {
 }
 
 fn main() -> std::io::Result<()> {
-    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:0".into());
+    let mut arguments = std::env::args().skip(1).peekable();
+    let is_null = arguments.next_if(|a| a == "--null").is_some();
+    let address = arguments.next().unwrap_or_else(|| "127.0.0.1:0".into());
+    if is_null {
+        return null::serve(&address);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
         let listener = TcpListener::bind(address).await?;

@@ -1,0 +1,91 @@
+//! A connect storm: many clients at once connect and subscribe, each to a filter of its own.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Instant;
+
+use anyhow::Result;
+use hdrhistogram::Histogram;
+use tokio::task::JoinSet;
+
+use super::link::{Introduction, Link};
+use crate::meter::Meter;
+use crate::options::StormOptions;
+use crate::report::{Came, Figures, Report, publish};
+
+struct Storm {
+    options: StormOptions,
+    next: Cell<u32>,
+    refused: Cell<u64>,
+    latency_ns: RefCell<Histogram<u64>>,
+    links: RefCell<Vec<Link>>,
+}
+
+// === impl Storm ===
+
+impl Storm {
+    /// Connects one client after the other until all are there.
+    async fn connect(self: Rc<Self>) -> Result<()> {
+        while self.next.get() < self.options.connections {
+            let n = self.next.replace(self.next.get() + 1);
+            let began = Instant::now();
+            let as_who = Introduction {
+                version: self.options.mqtt,
+                client_id: &format!("storm-{n}"),
+                persistent: self.options.persistent,
+                filter: Some((&format!("storm/{n}/t"), 1)),
+            };
+            match Link::open(self.options.target.addr(n as usize), as_who).await {
+                Ok(link) => {
+                    let latency_ns = began.elapsed().as_nanos() as u64;
+                    let _ = self.latency_ns.borrow_mut().record(latency_ns.max(1));
+                    self.links.borrow_mut().push(link);
+                }
+                Err(error) => {
+                    if self.refused.replace(self.refused.get() + 1) == 0 {
+                        eprintln!("first connection refused: {error:#}");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes the connections, `at_once` at a time; latency is from the first SYN to SUBACK.
+pub(crate) async fn run(options: StormOptions) -> Result<()> {
+    let storm = Rc::new(Storm {
+        options,
+        next: Cell::new(0),
+        refused: Cell::new(0),
+        latency_ns: RefCell::new(Histogram::new(3)?),
+        links: RefCell::default(),
+    });
+    let options = &storm.options;
+    let meter = Meter::start(&options.target);
+    let began = Instant::now();
+    let mut connecting = JoinSet::new();
+    for _ in 0..options.at_once {
+        connecting.spawn_local(storm.clone().connect());
+    }
+    while let Some(done) = connecting.join_next().await {
+        done??;
+    }
+    let came = Came {
+        delivered: storm.links.borrow().len() as u64,
+        lost: storm.refused.get(),
+        seconds: began.elapsed().as_secs_f64(),
+        ..Came::default()
+    };
+    let report = Report {
+        workload: format!(
+            "MQTT storm of {} connections, {} at once, a subscription each",
+            options.connections, options.at_once
+        ),
+        figures: Figures::new(came, meter.read()),
+        latency: Some((&*storm.latency_ns.borrow()).into()),
+    };
+    publish(&[report], options.target.json.as_deref())?;
+    anyhow::ensure!(came.lost == 0, "connections were refused");
+    Ok(())
+}

@@ -1,0 +1,232 @@
+//! The command line of `fluxmq-bench`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::account::STAMP_BYTES;
+use crate::mqtt::wire::Version;
+#[cfg(feature = "peers")]
+use crate::peers::options::{AmqpOptions, NatsOptions};
+
+/// Loads a message broker and says what a delivered message costs it.
+#[derive(Parser)]
+#[command(version)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    pub(crate) work: Work,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Work {
+    /// MQTT: publishers send to subscribers.
+    Flow(FlowOptions),
+    /// MQTT: connections with one subscription each that do nothing.
+    Idle(IdleOptions),
+    /// MQTT: many connections at once, each with a subscription of its own.
+    Storm(StormOptions),
+    /// MQTT: messages gather for a session that is away, then it drains them.
+    Backlog(BacklogOptions),
+    /// MQTT: retained messages are set, read by new subscriptions, and cleared.
+    Retained(RetainedOptions),
+    /// MQTT: what this generator can do at most, against `floor --null`.
+    Ceiling(CeilingOptions),
+    #[cfg(feature = "peers")]
+    /// AMQP 0.9.1: producers send to consumers through queues.
+    Amqp(AmqpOptions),
+    #[cfg(feature = "peers")]
+    /// NATS: publishers send to subscribers.
+    Nats(NatsOptions),
+}
+
+/// Where the broker is and what is counted.
+#[derive(Args, Clone)]
+pub(crate) struct Target {
+    /// Address of the broker; several take turns with the connections.
+    #[arg(long = "addr", default_value = "127.0.0.1:1883")]
+    pub(crate) addrs: Vec<SocketAddr>,
+    /// Process whose CPU time and memory are counted; repeat it for all processes of the broker.
+    #[arg(long = "pid")]
+    pub(crate) pids: Vec<u32>,
+    /// Address of the broker's page of metrics (GET /metrics); its growth goes into the JSON.
+    #[arg(long)]
+    pub(crate) metrics: Option<SocketAddr>,
+    /// Where the figures go as JSON.
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+}
+
+// === impl Target ===
+
+impl Target {
+    /// The address for connection number `n`.
+    pub(crate) fn addr(&self, n: usize) -> SocketAddr {
+        self.addrs[n % self.addrs.len()]
+    }
+}
+
+/// How much is sent, and how fast.
+#[derive(Args, Clone)]
+pub(crate) struct Load {
+    /// Publishers.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) publishers: u32,
+    /// Subscribers or consumers: of each topic or queue in `pairs`, in all otherwise.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) subscribers: u32,
+    /// Bytes of payload, at least 24.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(24..))]
+    pub(crate) size: u32,
+    /// Messages of each publisher.
+    #[arg(long, default_value_t = 200_000)]
+    pub(crate) messages: u64,
+    /// Messages of a publisher that may be undelivered (not acknowledged ones) or unanswered.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    pub(crate) window: u32,
+    /// Messages a second of all publishers together, by the clock (open loop); 0 = as fast as it goes.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) rate: u64,
+    /// Seconds after which the run fails.
+    #[arg(long, default_value_t = 120)]
+    pub(crate) limit_s: u64,
+}
+
+const _: () = assert!(STAMP_BYTES <= 24, "the smallest payload holds a stamp");
+
+// === impl Load ===
+
+impl Load {
+    /// Messages a second of one publisher.
+    pub(crate) fn rate_of_one(&self) -> f64 {
+        self.rate as f64 / f64::from(self.publishers)
+    }
+
+    /// For the title of a run.
+    pub(crate) fn pace(&self) -> String {
+        match self.rate {
+            0 => format!("window {}, closed loop", self.window),
+            rate => format!("{rate}/s, open loop, window {}", self.window),
+        }
+    }
+}
+
+/// Who gets what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shape {
+    /// A topic for each publisher, read by its own subscribers (many of them: fan-out).
+    Pairs,
+    /// Every subscriber gets everything from all publishers.
+    FanIn,
+    /// The subscribers share the messages: each goes to one of them.
+    Shared,
+}
+
+#[derive(Args, Clone)]
+pub(crate) struct FlowOptions {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    #[command(flatten)]
+    pub(crate) load: Load,
+    /// Who gets what.
+    #[arg(long, value_enum, default_value_t = Shape::Pairs)]
+    pub(crate) shape: Shape,
+    /// QoS of publishes and subscriptions.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub(crate) qos: u8,
+    /// Version of the protocol.
+    #[arg(long, value_enum, default_value_t = Version::V311)]
+    pub(crate) mqtt: Version,
+    /// Sessions of the subscribers outlive their connections.
+    #[arg(long)]
+    pub(crate) persistent: bool,
+}
+
+#[derive(Args, Clone)]
+pub(crate) struct IdleOptions {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Connections, each with a subscription of its own.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) connections: u32,
+    /// Version of the protocol.
+    #[arg(long, value_enum, default_value_t = Version::V311)]
+    pub(crate) mqtt: Version,
+}
+
+#[derive(Args, Clone)]
+pub(crate) struct StormOptions {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Connections, each with a subscription of its own.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) connections: u32,
+    /// Connections that are being made at once.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) at_once: u32,
+    /// Version of the protocol.
+    #[arg(long, value_enum, default_value_t = Version::V311)]
+    pub(crate) mqtt: Version,
+    /// Sessions outlive their connections.
+    #[arg(long)]
+    pub(crate) persistent: bool,
+}
+
+#[derive(Args, Clone)]
+pub(crate) struct BacklogOptions {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Bytes of payload, at least 8.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(8..))]
+    pub(crate) size: u32,
+    /// Messages.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub(crate) messages: u64,
+    /// Publishes that may be unanswered.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    pub(crate) window: u32,
+    /// The broker's data directory, to see what it writes.
+    #[arg(long)]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Version of the protocol.
+    #[arg(long, value_enum, default_value_t = Version::V311)]
+    pub(crate) mqtt: Version,
+    /// Seconds after which the run fails.
+    #[arg(long, default_value_t = 120)]
+    pub(crate) limit_s: u64,
+}
+
+#[derive(Args, Clone)]
+pub(crate) struct RetainedOptions {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Topics with a retained message.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) topics: u64,
+    /// Subscriptions to all of them, one connection after the other.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) subscribers: u32,
+    /// Bytes of payload.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(24..))]
+    pub(crate) size: u32,
+    /// Publishes that may be unanswered.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    pub(crate) window: u32,
+    /// Version of the protocol.
+    #[arg(long, value_enum, default_value_t = Version::V311)]
+    pub(crate) mqtt: Version,
+    /// Seconds after which the run fails.
+    #[arg(long, default_value_t = 120)]
+    pub(crate) limit_s: u64,
+}
+
+#[derive(Args, Clone)]
+pub(crate) struct CeilingOptions {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    #[command(flatten)]
+    pub(crate) load: Load,
+    /// QoS of publishes and deliveries.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub(crate) qos: u8,
+}
