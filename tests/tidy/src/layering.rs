@@ -37,6 +37,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("logd-broker", &["fluxmq-commands", "fluxmq-names"]),
     ("logd-log", &[]),
     ("logd-raft", &["fluxmq-commands", "fluxmq-names", "logd-broker", "logd-log"]),
+    (
+        "micro",
+        &[
+            "fluxmq-commands",
+            "fluxmq-names",
+            "gateway-core",
+            "logd-broker",
+            "logd-log",
+            "mqtt-codec",
+        ],
+    ),
     ("mqtt-codec", &[]),
     (
         "mqtt-gateway",

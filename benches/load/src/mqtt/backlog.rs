@@ -1,6 +1,7 @@
 //! A persistent session: messages gather while it is away, then it drains them. Memory and disk while it
 //! is away, messages a second and order while it drains.
 
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use super::wire;
 use crate::meter::Meter;
 use crate::options::BacklogOptions;
 use crate::report::{Came, Figures, Report, publish};
+use crate::tally::Tally;
 
 const TOPIC: &str = "backlog/t";
 const SESSION: &str = "backlog-session";
@@ -58,10 +60,19 @@ impl Role for Publisher<'_> {
     }
 }
 
-/// Takes all that is owed, in order, and acknowledges it.
+/// What came while the session drained.
+#[derive(Default)]
+struct Drained {
+    tally: RefCell<Tally>,
+    distinct: Cell<u64>,
+    doubled: Cell<u64>,
+    reordered: Cell<u64>,
+}
+
+/// Takes all that is owed and acknowledges it.
 struct Drain<'a> {
     options: &'a BacklogOptions,
-    expected: u64,
+    drained: &'a Drained,
 }
 
 impl Role for Drain<'_> {
@@ -70,16 +81,24 @@ impl Role for Drain<'_> {
         let came = wire::delivery(self.options.mqtt, first, body).context("a PUBLISH cut short")?;
         ensure!(came.payload.len() == self.options.size as usize, "payload of another length");
         let number = came.payload.first_chunk().map(|b| u64::from_le_bytes(*b));
-        ensure!(number == Some(self.expected), "{number:?} where {} was due", self.expected);
-        self.expected += 1;
+        let number = number.context("a payload without a number")?;
         wire::acknowledge(out, 0x40, came.id);
+        let d = self.drained;
+        let mut tally = d.tally.borrow_mut();
+        let is_late = number < tally.next();
+        if !tally.take(number) {
+            d.doubled.set(d.doubled.get() + 1);
+            return Ok(());
+        }
+        d.distinct.set(d.distinct.get() + 1);
+        d.reordered.set(d.reordered.get() + u64::from(is_late));
         Ok(())
     }
 
     fn fill(&mut self, _: &mut Vec<u8>) {}
 
     fn is_done(&self) -> bool {
-        self.expected == self.options.messages
+        self.drained.distinct.get() == self.options.messages
     }
 }
 
@@ -89,24 +108,34 @@ async fn open(options: &BacklogOptions, who: &str, persistent: bool, filter: boo
     Link::open(options.target.addr(0), as_who).await
 }
 
-/// One half of the workload and its report.
-async fn half(options: &BacklogOptions, publishes: bool) -> Result<Report> {
-    let (began, meter) = (Instant::now(), Meter::start(&options.target));
-    if publishes {
-        let link = open(options, "backlog-publisher", false, false).await?;
-        let payload = vec![0x5A; options.size as usize];
-        let role = Publisher { options, payload, sent: 0, answered: 0 };
-        link.drive(role, Bell::default()).await?.0.close().await;
-    } else {
-        let link = open(options, SESSION, true, false).await?;
-        let role = Drain { options, expected: 0 };
-        link.drive(role, Bell::default()).await?.0.close().await;
-    }
+/// Publishes for the session that is away.
+async fn gather(options: &BacklogOptions) -> Result<Came> {
+    let began = Instant::now();
+    let link = open(options, "backlog-publisher", false, false).await?;
+    let payload = vec![0x5A; options.size as usize];
+    let role = Publisher { options, payload, sent: 0, answered: 0 };
+    link.drive(role, Bell::default()).await?.0.close().await;
     let seconds = began.elapsed().as_secs_f64();
-    let came = Came { delivered: options.messages, seconds, ..Came::default() };
-    let (what, o) = (if publishes { "publish" } else { "drain" }, options);
-    let workload = format!("MQTT backlog {what}, {} B, window {}, QoS 1", o.size, o.window);
-    Ok(Report { workload, figures: Figures::new(came, meter.read()), latency: None })
+    Ok(Came { delivered: options.messages, seconds, ..Came::default() })
+}
+
+/// The session is back; what has not come after half the limit is lost.
+async fn drain(options: &BacklogOptions) -> Result<Came> {
+    let (began, drained) = (Instant::now(), Drained::default());
+    let link = open(options, SESSION, true, false).await?;
+    let role = Drain { options, drained: &drained };
+    let driven = link.drive(role, Bell::default());
+    let limit = Duration::from_secs(options.limit_s) / 2;
+    if let Ok(driven) = tokio::time::timeout(limit, driven).await {
+        driven?.0.close().await;
+    }
+    Ok(Came {
+        delivered: drained.distinct.get(),
+        lost: options.messages - drained.distinct.get(),
+        doubled: drained.doubled.get(),
+        reordered: drained.reordered.get(),
+        seconds: began.elapsed().as_secs_f64(),
+    })
 }
 
 async fn both(options: &BacklogOptions) -> Result<Vec<Report>> {
@@ -114,13 +143,23 @@ async fn both(options: &BacklogOptions) -> Result<Vec<Report>> {
     open(options, SESSION, false, false).await?.close().await;
     open(options, SESSION, true, true).await?.close().await;
     let disk = options.data_dir.as_deref().map(disk_bytes);
-    let gathered = half(options, true).await?;
+    let report = |what: &str, came, meter: &Meter| Report {
+        workload: format!(
+            "MQTT backlog {what}, {} B, window {}, QoS 1",
+            options.size, options.window
+        ),
+        figures: Figures::new(came, meter.read()),
+        latency: None,
+    };
+    let meter = Meter::start(&options.target);
+    let gathered = report("publish", gather(options).await?, &meter);
     if let (Some(dir), Some(before)) = (&options.data_dir, disk) {
         let payload = (options.messages * u64::from(options.size)) as f64;
         let grew = disk_bytes(dir).saturating_sub(before);
         println!("files grew by {grew} bytes = {:.3} of the payload", grew as f64 / payload);
     }
-    let drained = half(options, false).await?;
+    let meter = Meter::start(&options.target);
+    let drained = report("drain", drain(options).await?, &meter);
     open(options, SESSION, false, false).await?.close().await;
     Ok(vec![gathered, drained])
 }
@@ -130,5 +169,7 @@ pub(crate) async fn run(options: BacklogOptions) -> Result<()> {
     let limit = Duration::from_secs(options.limit_s);
     let reports =
         tokio::time::timeout(limit, both(&options)).await.context("not over at --limit-s")??;
-    publish(&reports, options.target.json.as_deref())
+    publish(&reports, options.target.json.as_deref())?;
+    ensure!(reports.iter().all(|r| r.figures.lost == 0), "messages were lost");
+    Ok(())
 }

@@ -55,11 +55,15 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// CONNECT without keep-alive; a session that is not `persistent` starts clean and ends with its connection.
+/// Seconds of silence the broker is asked to bear: longer than any run, and not 0, which some brokers refuse.
+const KEEP_ALIVE_S: u16 = 600;
+
+/// CONNECT; a session that is not `persistent` starts clean and ends with its connection.
 pub(crate) fn connect(out: &mut Vec<u8>, version: Version, client_id: &str, persistent: bool) {
     let level = if version == Version::V5 { 5 } else { 4 };
     let flags = if persistent { 0 } else { 2 };
-    let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', level, flags, 0, 0];
+    let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', level, flags];
+    body.extend_from_slice(&KEEP_ALIVE_S.to_be_bytes());
     match (version, persistent) {
         (Version::V311, _) => {}
         (Version::V5, false) => body.push(0),
