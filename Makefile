@@ -3,7 +3,7 @@ CARGO ?= cargo
 ARGS ?=
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: run build test lint fmt bench versus mutants tools
+.PHONY: run build test lint fmt bench guard versus mutants tools
 
 run: build
 	exec $(TARGET)/release/fluxmq $(ARGS)
@@ -27,12 +27,17 @@ lint:
 fmt:
 	$(CARGO) fmt --all
 
-bench: build
-	$(CARGO) build --release -p fluxmq-bench -p floor
+# Our own rows: three rounds. What the figures mean: docs/performance.md.
+bench: tools
 	benches/live_rows.sh
+
+# Instructions beside their baseline, by callgrind; apart from `make test`, because it needs release builds and valgrind.
+guard: tools
+	benches/micro/instructions.sh
 
 mutants:
 	tests/mutants/run.sh
 
-versus:
+# All peers this machine can run: about 20 minutes, the first time 10 more for builds and installs.
+versus: tools
 	benches/versus/run.sh

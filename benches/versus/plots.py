@@ -2,14 +2,17 @@
 import math
 import statistics
 
+import rows
 import tables
 
-COLOURS = ["#9aa0a6", "#1a73e8", "#e8710a", "#188038", "#a142f4", "#d93025"]
+COLOURS = ["#9aa0a6", "#1a73e8", "#00838f", "#e8710a", "#188038", "#7cb342", "#a142f4", "#d93025", "#795548", "#455a64"]
 WIDTH, LEFT, BAR, GAP = 760, 130, 18, 26
 
 
-def bars(runs, peers, rows, key, title):
-    shown = [(row, [(p, tables.values(runs, row, p, key)) for p in peers]) for row in rows]
+def bars(runs, peers, names, key, title):
+    took_part = lambda row, peer: any((r["row"], r["peer"]) == (row, peer) for r in runs)
+    shown = [(row, [(p, tables.values(runs, row, p, key)) for p in peers if took_part(row, p)]) for row in names]
+    shown = [(row, group) for row, group in shown if group]
     every = [v for _, group in shown for _, of in group for v in of if v > 0]
     if not every:
         return None
@@ -17,7 +20,7 @@ def bars(runs, peers, rows, key, title):
     place = lambda v: LEFT + (WIDTH - LEFT - 90) * (math.log10(max(v, 10**low)) - low) / (high - low)
     out, y = [f'<text x="10" y="20" font-size="15">{title}</text>'], 40
     for row, group in shown:
-        out.append(f'<text x="10" y="{y + 10}" font-weight="bold">{tables.NAMES[row]}</text>')
+        out.append(f'<text x="10" y="{y + 10}" font-weight="bold">{rows.ALL[row].title}</text>')
         y += 18
         for n, (peer, of) in enumerate(group):
             out.append(f'<text x="{LEFT - 8}" y="{y + 13}" text-anchor="end">{peer}</text>')
@@ -41,11 +44,15 @@ def bars(runs, peers, rows, key, title):
 
 def write(out, machine, runs):
     peers = list(machine["versions"])
-    for name, rows, key, title in (
-        ("cpu", tables.LIVE, "broker_cpu_us_per_message", "CPU µs of the broker per delivered message (logarithmic)"),
-        ("throughput", tables.LIVE[:4], "messages_per_s", "Messages delivered per second (logarithmic)"),
+    unpaced = [n for n in rows.LIVE if n != "paced"]
+    durable = [n for n in rows.DURABLE | rows.WORK if any(r["row"] == n for r in runs)]
+    cpu = "broker_cpu_us_per_message"
+    for name, names, key, title in (
+        ("cpu", list(rows.LIVE), cpu, "CPU µs of the broker per delivered message (logarithmic)"),
+        ("durable", durable, cpu, "Durable rows: CPU µs of the broker per message (logarithmic)"),
+        ("throughput", unpaced, "messages_per_s", "Messages delivered per second (logarithmic)"),
         ("idle", ["idle"], "idle_kib", "KiB RssAnon per idle connection (logarithmic)"),
     ):
-        text = bars(runs, peers, rows, key, title)
+        text = bars(runs, peers, names, key, title)
         if text:
             (out / f"{name}.svg").write_text(text)

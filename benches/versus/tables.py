@@ -1,112 +1,179 @@
 """The Markdown of a comparison: median (min to max) over the rounds."""
 import statistics
 
-LIVE = ("qos0", "qos1", "qos2", "fanout", "paced")
-NAMES = {
-    "qos0": "QoS 0, 2 × 1 → 1",
-    "qos1": "QoS 1, 2 × 1 → 1, transient",
-    "qos2": "QoS 2, 2 × 1 → 1, transient",
-    "fanout": "QoS 0, 1 → 50",
-    "paced": "QoS 1, 2 × 1 → 1, 40,000/s in all",
-    "idle": "idle",
-}
+import rows
+
 REFERENCE = "floor"
+# From this ratio on a build counts as slower, if its least figure is above the other's median.
+SLOWER = 1.10
 
 
 def values(runs, row, peer, key):
     mine = [r for r in runs if (r["row"], r["peer"]) == (row, peer) and "figures" in r]
     if key == "idle_kib":
-        return sorted(r["figures"]["broker_rss_anon_kib"] / r["figures"]["delivered"] for r in mine)
+        return sorted(r["figures"]["broker_rss_anon_growth_kib"] / r["figures"]["delivered"] for r in mine)
     if key == "p99":
-        return sorted(r["latency"]["p99"] for r in mine)
+        return sorted(r["latency"]["p99"] for r in mine if r.get("latency"))
+    if key == "per_flush":
+        flushed = [r["figures"] for r in mine if r["figures"].get("disk_flushes")]
+        return sorted(f["delivered"] / f["disk_flushes"] for f in flushed)
+    if key == "per_round":
+        rounds = lambda f: next((v for k, v in f.get("metrics", {}).items() if "commit_rounds" in k), 0)
+        return sorted(r["figures"]["delivered"] / rounds(r["figures"]) for r in mine if rounds(r["figures"]))
     return sorted(r["figures"][key] for r in mine)
 
 
 def number(value):
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def cell(runs, row, peer, key):
     of = values(runs, row, peer, key)
     failed = [r["failed"] for r in runs if (r["row"], r["peer"]) == (row, peer) and "failed" in r]
     if not of:
-        return "– " + (failed[0][:60] if failed else "")
+        return "– " + (failed[0].removeprefix("error: ")[:60] if failed else "")
     text = f"{number(statistics.median(of))} ({number(of[0])} to {number(of[-1])})"
     return text + (f", {len(failed)} runs failed" if failed else "")
 
 
-def grid(runs, peers, rows, key):
-    lines = ["| row | " + " | ".join(peers) + " |", "|---|" + "---|" * len(peers)]
-    for row in rows:
-        cells = [cell(runs, row, peer, key) for peer in peers]
-        lines.append(f"| {NAMES[row]} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def grid(runs, peers, names, key, marks=()):
+    shown = [p for p in peers if any(r["peer"] == p and r["row"] in names for r in runs)]
+    shown_rows = [row for row in names if any(r["row"] == row for r in runs)]
+    lines = ["| row | " + " | ".join(shown) + " |", "|---|" + "---|" * len(shown)]
+    for row in shown_rows:
+        cells = [cell(runs, row, peer, key) for peer in shown]
+        mark = " †" if row in marks else ""
+        lines.append(f"| {rows.ALL[row].title}{mark} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) if shown_rows else "Not measured in this run."
 
 
-def ceilings(runs, peers):
-    """What a core of the generator could do with the floor, and a core of the cheapest broker: 1 ÷ CPU.
-
-    By CPU and not by messages a second, because peers meet a busy machine at different moments.
-    """
-    lines = ["| row | generator, /s | cheapest broker, /s | ratio |", "|---|---|---|---|"]
-    for row in LIVE[:4]:
-        own = values(runs, row, REFERENCE, "own_cpu_us_per_message")
-        costs = [
-            (statistics.median(v), p)
-            for p in peers
-            if p != REFERENCE and (v := values(runs, row, p, "broker_cpu_us_per_message"))
-        ]
-        if not own or not costs:
+def ceilings(machine, runs, peers):
+    """For each row: what a core of the generator does, the fastest broker, and the ratio."""
+    found = {}
+    for name, row in rows.LIVE.items():
+        costs = machine["ceilings"].get(str(row.ceiling[0])) if row.ceiling else None
+        rates = [(v[-1], p) for p in peers if p != REFERENCE and (v := values(runs, name, p, "messages_per_s"))]
+        if not costs or not rates:
             continue
-        (least, name), ceiling = min(costs), 1e6 / statistics.median(own)
-        note = "" if ceiling * least >= 3e6 else ": below 3, throughput is as much the generator's as the broker's"
-        lines.append(f"| {NAMES[row]} | {number(ceiling)} | {number(1e6 / least)} ({name}) | {ceiling * least / 1e6:.2g}{note} |")
+        send, receive = costs
+        fan = row.ceiling[1]
+        found[name] = (1e6 * fan / (send + fan * receive), *max(rates))
+    return found
+
+
+def ceiling_table(found):
+    lines = ["| row | generator, one core, /s | fastest broker, best run, /s | ratio |", "|---|---|---|---|"]
+    for name, (ceiling, rate, peer) in found.items():
+        note = "" if ceiling >= 3 * rate else ": below 3"
+        lines.append(f"| {rows.ALL[name].title} | {number(ceiling)} | {number(rate)} ({peer}) | {ceiling / rate:.2g}{note} |")
     return "\n".join(lines)
+
+
+def beside(runs, peers):
+    """`other` beside `fluxmq`, row by row, and whether it is slower."""
+    if "other" not in peers or "fluxmq" not in peers:
+        return ""
+    lines = ["\n## other beside fluxmq\n", "CPU per message, ratio of medians.\n", "| row | ratio | verdict |", "|---|---|---|"]
+    for name in rows.LIVE | rows.DURABLE:
+        ours, other = (values(runs, name, p, "broker_cpu_us_per_message") for p in ("fluxmq", "other"))
+        if ours and other:
+            ratio = statistics.median(other) / statistics.median(ours)
+            slower = ratio >= SLOWER and other[0] > statistics.median(ours)
+            faster = ratio <= 1 / SLOWER and other[-1] < statistics.median(ours)
+            verdict = "**slower**" if slower else "**faster**" if faster else "no difference seen"
+            lines.append(f"| {rows.ALL[name].title} | {ratio:.2f} | {verdict} |")
+    return "\n".join(lines) + "\n"
 
 
 def shares(runs):
     """Cores that broker and generator used together, least and greatest: 2 cores on a quiet machine."""
-    live = [r["figures"] for r in runs if r["row"] in LIVE[:4] and "figures" in r]
+    live = [r["figures"] for r in runs if r["row"] in rows.LIVE and r["row"] != "paced" and "figures" in r]
     both = ("own_cpu_us_per_message", "broker_cpu_us_per_message")
     of = [sum(f[key] for key in both) * f["messages_per_s"] / 1e6 for f in live]
     return f"{min(of):.2f} to {max(of):.2f}" if of else "unknown"
 
 
-def markdown(machine, runs):
-    peers = list(machine["versions"])
+def anomalies(runs):
+    """Runs with losses, repeats or disorder: a table, or a line that says there were none."""
+    of = [r for r in runs if "figures" in r and any(r["figures"][k] for k in ("lost", "doubled", "reordered"))]
+    if not of:
+        return "No message was lost, doubled or reordered in any run."
+    lines = ["| peer | row | round | lost | doubled | reordered |", "|---|---|---|---|---|---|"]
+    for r in of:
+        f = r["figures"]
+        lines.append(f"| {r['peer']} | {r['row']} | {r['round']} | {f['lost']} | {f['doubled']} | {f['reordered']} |")
+    return "\n".join(lines)
+
+
+def rounds_table(runs, peers):
+    """Messages per commit round, by the metrics of our own brokers (METRICS=yes)."""
+    names = list(rows.DURABLE)
+    counted = [p for p in peers if any(values(runs, n, p, "per_round") for n in names)]
+    if not counted:
+        return ""
+    return f"Messages per commit round, by the broker's metrics:\n\n{grid(runs, counted, names, 'per_round')}\n\n"
+
+
+def head(machine, runs, peers):
     loads = sorted(r["load_average"] for r in runs)
-    about = [f"| {p} | {machine['versions'][p]} | {machine['durability'][p]} |" for p in peers]
     files = machine["uncommitted"].splitlines()
     changed = f", {len(files)} files with uncommitted changes" if files else ""
-    busy = f"load average during the runs {loads[0]:.1f} to {loads[-1]:.1f}"
-    note = f" {machine['built_note']}" if machine["built_note"] else ""
+    digests = ", ".join(f"{n} {d}" for n, d in machine["sha256"].items())
+    note = f"\n{machine['note']}" if machine["note"] else ""
+    about = [f"| {p} | {machine['versions'][p]} | {' | '.join(machine['durability'][p])} |" for p in peers]
+    absent = ", ".join(f"{n}{' (' + why + ')' if why else ''}" for n, why in machine["absent"].items())
     return f"""# FluxMQ beside its peers
 
-Work tree at {machine["commit"]}{changed}; fluxmq binary sha256 {machine["fluxmq_sha256"][:16]}.{note}
-Linux {machine["kernel"]}, {machine["cores"]} cores shared by broker and generator, {busy}.
-{machine["rounds"]} rounds in turn, {machine["seconds"]} s in all; median (min to max). `docs/performance.md` says what a row means.
+Work tree at {machine["commit"]}{changed}; sha256 {digests}.{note}
+Linux {machine["kernel"]}, {machine["cpu"]}, {machine["cores"]} cores shared by broker and generator; load average during the runs {loads[0]:.1f} to {loads[-1]:.1f}.
+{machine["rounds"]} rounds in turn, {machine["seconds"]} s in all without builds and installs; median (min to max). `docs/performance.md` says what a row means.
 
-| peer | version | what is kept of a message in these rows |
-|---|---|---|
+| peer | version | what is kept of a message in the transient rows | in the durable rows |
+|---|---|---|---|
 {chr(10).join(about)}
 
-## CPU µs of the broker per delivered message of 256 bytes
+Not here: {absent or "nobody"}.
+"""
 
-{grid(runs, peers, LIVE, "broker_cpu_us_per_message")}
 
-## Messages delivered per second
+def markdown(machine, runs):
+    peers = list(machine["versions"])
+    found = ceilings(machine, runs, peers)
+    low = {name for name, (ceiling, rate, _) in found.items() if ceiling < 3 * rate}
+    unpaced = [n for n in rows.LIVE if n != "paced"]
+    return f"""{head(machine, runs, peers)}
+{anomalies(runs)}
+{beside(runs, peers)}
+## Transient: CPU µs of the broker per delivered message of 256 bytes
+
+{grid(runs, peers, rows.LIVE, "broker_cpu_us_per_message")}
+
+## Durable: CPU µs of the broker per message of 256 bytes
+
+{grid(runs, peers, list(rows.DURABLE) + list(rows.WORK), "broker_cpu_us_per_message")}
+
+Messages per flush of the disk (all flushes of the machine count, whoever asked for them; none: nothing was synced):
+
+{grid(runs, peers, list(rows.DURABLE) + list(rows.WORK), "per_flush")}
+
+{rounds_table(runs, peers)}Messages a second:
+
+{grid(runs, peers, list(rows.DURABLE) + list(rows.WORK), "messages_per_s")}
+
+## Transient: messages delivered per second
 
 To be read with care: broker and generator together used {shares(runs)} cores in these runs; where other work ran, peers are not equal in that.
+† The generator's ceiling is less than three times the fastest broker: the figure says as much about the generator.
 
-{grid(runs, peers, LIVE[:4], "messages_per_s")}
+{grid(runs, peers, unpaced, "messages_per_s", low)}
 
-## Latency at 40,000/s, p99 in µs
+## Latency at {rows.RATE:,}/s, p99 in µs
 
-{grid(runs, peers, LIVE[4:], "p99")}
+{grid(runs, peers, ["paced"], "p99")}
 
 ## {machine["connections"]:,} connections with one subscription each
 
-KiB RssAnon per connection:
+Growth of RssAnon in KiB per connection:
 
 {grid(runs, peers, ["idle"], "idle_kib")}
 
@@ -116,7 +183,7 @@ CPU µs of connect and subscribe, one after the other:
 
 ## The generator's ceiling
 
-Messages a second for one whole core, by CPU per message:
+One core of it, by its CPU time for sending and receiving against the null server; a broker's best run beside it.
 
-{ceilings(runs, peers)}
+{ceiling_table(found)}
 """
