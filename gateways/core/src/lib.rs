@@ -3,14 +3,25 @@
 //!
 //! Everything here belongs to one routing thread (design T1, T2) and is neither `Send` nor locked.
 
+pub mod admission;
+pub mod authz;
 pub mod backend;
 pub mod counters;
 mod filter_trie;
+pub mod listener;
 pub mod message;
 pub mod metrics;
+pub mod proxy_protocol;
+pub mod rate_limit;
 pub mod route_cache;
 pub mod route_table;
+pub mod scram;
+pub mod security;
 mod seen;
+pub mod shared_group;
 pub mod timer_wheel;
+pub mod tls;
+pub mod transport;
 pub mod upstream;
+pub mod websocket;
 pub mod worker;

@@ -28,6 +28,11 @@ pub trait Subscriber {
     /// True when the subscriber had nothing to send before, that is when it must be woken.
     fn deliver(&self, message: &LiveMessage<'_>, to: &Destination) -> bool;
 
+    /// Whether the subscriber could take the message now: members of a shared subscription are asked before.
+    fn has_room(&self, _message: &LiveMessage<'_>) -> bool {
+        true
+    }
+
     /// Wakes the subscriber's task; called once per batch.
     fn wake(&self);
 }

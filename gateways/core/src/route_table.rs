@@ -13,6 +13,7 @@ use fluxmq_names::filter_matches;
 
 use crate::filter_trie::FilterTrie;
 use crate::message::Subscriber;
+use crate::shared_group::{self, SharedGroup};
 
 /// How many changed filters are remembered, so that a cached route can be kept when none of them
 /// touches its topic.
@@ -47,16 +48,39 @@ pub(crate) struct Leaf {
     shards: Vec<u32>,
     /// Other gateways with live subscribers, ascending.
     gateways: Vec<OtherGateway>,
+    /// Shared subscriptions with this filter; none is empty.
+    shared: Vec<Rc<SharedGroup>>,
 }
 
 impl Leaf {
     fn is_empty(&self) -> bool {
-        self.live.is_empty() && self.shards.is_empty() && self.gateways.is_empty()
+        self.live.is_empty()
+            && self.shards.is_empty()
+            && self.gateways.is_empty()
+            && self.shared.is_empty()
+    }
+
+    /// Adds a member to a shared subscription; true when it is new.
+    fn join(&mut self, name: &str, who: &Rc<dyn Subscriber>, options: SubscriptionOptions) -> bool {
+        if let Some(group) = self.shared.iter().find(|g| g.name() == name) {
+            return group.join(who, options);
+        }
+        let group = SharedGroup::new(name);
+        self.shared.push(group.clone());
+        group.join(who, options)
+    }
+
+    /// Removes a member of a shared subscription; false when it is none.
+    fn leave(&mut self, name: &str, who: &Rc<dyn Subscriber>) -> bool {
+        let left = self.shared.iter().find(|g| g.name() == name).is_some_and(|g| g.leave(who));
+        self.shared.retain(|g| !g.is_empty());
+        left
     }
 
     /// What this gateway announces of the filter (R1).
     fn class(&self) -> Class {
         match &self.live[..] {
+            _ if !self.shared.is_empty() => Class::All,
             [] => Class::Gone,
             live if live.iter().all(|s| s.options.durable) => Class::Zero,
             _ => Class::All,
@@ -98,13 +122,21 @@ pub struct Destinations {
     pub shards: Vec<u32>,
     /// Other gateways with subscribers that match, ascending, each once.
     pub gateways: Vec<OtherGateway>,
+    /// Shared subscriptions on this thread: one member of each gets the message.
+    pub shared: Vec<Rc<SharedGroup>>,
 }
 
 impl Destinations {
     /// Nobody at all subscribes to the topic.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.live.is_empty() && self.shards.is_empty() && self.gateways.is_empty()
+        !self.has_live() && self.shards.is_empty() && self.gateways.is_empty()
+    }
+
+    /// Somebody on this thread subscribes to the topic.
+    #[must_use]
+    pub fn has_live(&self) -> bool {
+        !self.live.is_empty() || !self.shared.is_empty()
     }
 }
 
@@ -127,13 +159,17 @@ impl RouteTable {
         self.generation
     }
 
-    /// Adds or replaces the subscription of `subscriber` for `filter`; true when it is new.
+    /// Adds or replaces the subscription of `subscriber` for `filter`, which may be shared (`$share/…`); true when it is new.
     pub fn subscribe(
         &mut self,
         filter: &str,
         subscriber: &Rc<dyn Subscriber>,
         options: SubscriptionOptions,
     ) -> bool {
+        if let Some((group, filter)) = shared_group::split(filter) {
+            self.touch(filter);
+            return self.leaf(filter).join(group, subscriber, options);
+        }
         self.touch(filter);
         let live = &mut self.leaf(filter).live;
         match live.iter_mut().find(|s| Rc::ptr_eq(&s.subscriber, subscriber)) {
@@ -150,6 +186,10 @@ impl RouteTable {
 
     /// Removes a subscription; false when there was none.
     pub fn unsubscribe(&mut self, filter: &str, subscriber: &Rc<dyn Subscriber>) -> bool {
+        if let Some((group, filter)) = shared_group::split(filter) {
+            self.touch(filter);
+            return self.change(filter, |leaf| leaf.leave(group, subscriber));
+        }
         self.touch(filter);
         self.change(filter, |leaf| {
             let at = leaf.live.iter().position(|s| Rc::ptr_eq(&s.subscriber, subscriber));
@@ -290,6 +330,7 @@ fn is_wild(filter: &str) -> bool {
 fn collect(leaf: &Leaf, to: &mut Destinations) {
     to.shards.extend_from_slice(&leaf.shards);
     to.gateways.extend_from_slice(&leaf.gateways);
+    to.shared.extend(leaf.shared.iter().cloned());
     // The scan for repeats stays out of the way of a large leaf met first.
     let known = to.live.len();
     for Subscription { subscriber, options: o } in &leaf.live {

@@ -124,7 +124,12 @@ impl Worker {
                 wakes.push(&destination.subscriber);
             }
         }
-        add(&self.counters.delivered_live, to.live.len() as u64);
+        for group in &to.shared {
+            if let Some(member) = group.deliver(message) {
+                wakes.push(&member);
+            }
+        }
+        add(&self.counters.delivered_live, (to.live.len() + to.shared.len()) as u64);
     }
 
     /// Has `subscriber` woken at the end of the batch.

@@ -1,0 +1,83 @@
+//! A shared subscription on the live path: each message goes to one member (MQTT 5 §4.8.2).
+//!
+//! This is the half of design R10 that needs no queue: members and what is on its way to them live in their gateway's
+//! memory. What a member holds when its connection ends goes to nobody else.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use crate::message::{LiveMessage, Subscriber};
+use crate::route_table::{Destination, SubscriptionOptions};
+
+/// The members of a group with one filter.
+pub struct SharedGroup {
+    name: Box<str>,
+    members: RefCell<Vec<Destination>>,
+    next: Cell<usize>,
+}
+
+// === impl SharedGroup ===
+
+impl SharedGroup {
+    /// A group without members.
+    pub(crate) fn new(name: &str) -> Rc<Self> {
+        Rc::new(Self { name: name.into(), members: RefCell::default(), next: Cell::new(0) })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.members.borrow().is_empty()
+    }
+
+    /// Adds a member, or changes what it asked for; true when it is new.
+    pub(crate) fn join(&self, subscriber: &Rc<dyn Subscriber>, o: SubscriptionOptions) -> bool {
+        let destination = Destination {
+            subscriber: subscriber.clone(),
+            qos: o.qos,
+            no_local: false,
+            retain_as_published: o.retain_as_published,
+            durable: false,
+            identifiers: (o.identifier != 0).then_some(o.identifier).into_iter().collect(),
+        };
+        let mut members = self.members.borrow_mut();
+        match members.iter_mut().find(|m| Rc::ptr_eq(&m.subscriber, subscriber)) {
+            Some(known) => {
+                *known = destination;
+                false
+            }
+            None => {
+                members.push(destination);
+                true
+            }
+        }
+    }
+
+    /// Removes a member; false when it is none.
+    pub(crate) fn leave(&self, subscriber: &Rc<dyn Subscriber>) -> bool {
+        let mut members = self.members.borrow_mut();
+        let at = members.iter().position(|m| Rc::ptr_eq(&m.subscriber, subscriber));
+        at.map(|at| members.remove(at)).is_some()
+    }
+
+    /// Gives `message` to the next member that has room for it, or to the next one if none has; returns the member if it
+    /// must be woken.
+    pub(crate) fn deliver(&self, message: &LiveMessage<'_>) -> Option<Rc<dyn Subscriber>> {
+        let members = self.members.borrow();
+        let count = members.len();
+        let first = self.next.get();
+        let turn = (0..count).map(|n| (first + n) % count);
+        let at = turn.clone().find(|at| members[*at].subscriber.has_room(message));
+        let at = at.or_else(|| turn.clone().next())?;
+        self.next.set(at + 1);
+        let member = &members[at];
+        member.subscriber.deliver(message, member).then(|| member.subscriber.clone())
+    }
+}
+
+/// Group and filter of a shared subscription; None for any other filter.
+pub(crate) fn split(filter: &str) -> Option<(&str, &str)> {
+    filter.strip_prefix("$share/")?.split_once('/')
+}
