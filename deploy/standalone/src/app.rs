@@ -6,7 +6,7 @@ use fluxmq_process::health::Health;
 use fluxmq_process::metrics::Metrics;
 use fluxmq_process::startup::Startup;
 use fluxmq_process::{Program, Settings, admin};
-use mqtt_gateway::{Serving, Upstream};
+use mqtt_gateway::{Config, Serving, Upstream};
 use tokio::task::LocalSet;
 
 /// Runs the broker until it is asked to stop.
@@ -17,6 +17,7 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Vec<String>> {
     let startup = Startup::begin(Program::Fluxmq, settings)?;
     let wanted = [
         ("mqtt", &settings.mqtt.listen),
+        ("mqtt-ws", &settings.mqtt_ws.listen),
         ("grpc", &settings.grpc.listen),
         ("admin", &settings.admin.listen),
     ];
@@ -28,7 +29,7 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Vec<String>> {
     let runtime = startup.runtime()?;
     let serving = Serving {
         upstream: Upstream::Here(logd.connect()),
-        listeners: listeners.take("mqtt"),
+        config: Config::new(settings, listeners.take("mqtt"), listeners.take("mqtt-ws")),
         health: Health::default(),
         counted: gateway_core::metrics::Metrics::default(),
     };

@@ -11,6 +11,7 @@ struct Entry {
     topic: Box<str>,
     generation: u64,
     to: Rc<Destinations>,
+    verdict: u8,
 }
 
 /// The routes of up to eight topics, the most recently used first. Owns nothing before its first use.
@@ -22,8 +23,14 @@ pub struct RouteCache {
 // === impl RouteCache ===
 
 impl RouteCache {
-    /// Where `topic` goes. A route stays cached while no change touches its topic.
-    pub fn resolve(&mut self, table: &RouteTable, topic: &str) -> Rc<Destinations> {
+    /// Where `topic` goes, and what `check` says of it, which is asked when the topic is new here. A route stays cached
+    /// while no change touches its topic.
+    pub fn resolve(
+        &mut self,
+        table: &RouteTable,
+        topic: &str,
+        check: impl FnOnce() -> u8,
+    ) -> (Rc<Destinations>, u8) {
         let at = self.entries.iter().position(|e| *e.topic == *topic);
         if let Some(at) = at {
             if at > 0 {
@@ -36,12 +43,12 @@ impl RouteCache {
                 }
                 entry.generation = table.generation();
             }
-            return entry.to.clone();
+            return (entry.to.clone(), entry.verdict);
         }
         let to = Rc::new(table.resolve(topic));
         self.entries.truncate(ENTRIES - 1);
-        let entry = Entry { topic: topic.into(), generation: table.generation(), to: to.clone() };
-        self.entries.insert(0, entry);
-        to
+        let (generation, verdict) = (table.generation(), check());
+        self.entries.insert(0, Entry { topic: topic.into(), generation, to: to.clone(), verdict });
+        (to, verdict)
     }
 }

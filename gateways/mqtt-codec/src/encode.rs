@@ -162,6 +162,29 @@ pub fn acknowledgement(
     }
 }
 
+/// As [`acknowledgement`], with a reason string where 5.0 allows one and the packet stays within
+/// `packet_bytes_max` (MQTT-3.4.2-2).
+pub fn refusal(
+    out: &mut Vec<u8>,
+    version: Version,
+    packet_type: PacketType,
+    packet_id: u16,
+    reason: ReasonCode,
+    text: &str,
+    packet_bytes_max: u32,
+) {
+    let mut properties = Vec::new();
+    property(&mut properties, PropertyId::REASON_STRING, Value::Text(text));
+    let remaining = 3 + var_int_len(properties.len()) + properties.len();
+    if version < Version::V5 || 1 + var_int_len(remaining) + remaining > packet_bytes_max as usize {
+        return acknowledgement(out, version, packet_type, packet_id, reason);
+    }
+    head(out, packet_type, remaining);
+    out.extend_from_slice(&packet_id.to_be_bytes());
+    out.push(reason.0);
+    put_properties(out, version, &properties);
+}
+
 /// SUBACK (§3.9). Before 5.0 every failure is 0x80.
 pub fn suback(out: &mut Vec<u8>, version: Version, packet_id: u16, codes: &[u8]) {
     head(out, PacketType::Suback, 2 + properties_len(version, &[]) + codes.len());

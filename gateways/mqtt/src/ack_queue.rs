@@ -45,6 +45,8 @@ pub(crate) struct AckQueue {
     owed: VecDeque<Owed>,
     /// The ticket of the first in `owed`.
     first: u64,
+    /// How many of `owed` are PUBACKs.
+    qos1: usize,
 }
 
 // === impl AckQueue ===
@@ -59,8 +61,14 @@ impl AckQueue {
         self.owed.iter().any(|o| o.ack.kind == kind && o.ack.packet_id == packet_id)
     }
 
+    /// Publishes of QoS 1 that are not answered.
+    pub(crate) fn unanswered_qos1(&self) -> usize {
+        self.qos1
+    }
+
     /// Owes `ack`, to go out after `waiting` answers; returns the ticket for them.
     pub(crate) fn push(&mut self, ack: Ack, waiting: u16) -> u64 {
+        self.qos1 += usize::from(ack.kind == AckKind::Puback);
         self.owed.push_back(Owed { ack, waiting });
         self.first + self.owed.len() as u64 - 1
     }
@@ -97,7 +105,9 @@ impl AckQueue {
             return None;
         }
         self.first += 1;
-        self.owed.pop_front().map(|o| o.ack)
+        let ack = self.owed.pop_front()?.ack;
+        self.qos1 -= usize::from(ack.kind == AckKind::Puback);
+        Some(ack)
     }
 }
 

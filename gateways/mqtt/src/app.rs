@@ -1,5 +1,6 @@
 //! A routing thread's life: register at `logd`, serve, drain.
 
+use std::future::Future;
 use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
@@ -10,13 +11,18 @@ use std::time::{Duration, Instant};
 use fluxmq_client::Link;
 use fluxmq_process::health::Health;
 use fluxmq_process::signals::StopRequests;
+use gateway_core::admission::{Admission, ConnectionLimits};
 use gateway_core::backend::Backend;
+use gateway_core::listener::{Listener, ListenerConfig};
 use gateway_core::metrics::Metrics;
+use gateway_core::security::{Security, SecurityConfig};
 use gateway_core::upstream;
+use gateway_core::websocket::WebSocketConfig;
 use gateway_core::worker::Worker;
 use tokio::task::spawn_local;
 
 use crate::gateway::Gateway;
+use crate::settings::Settings;
 
 /// How long clients may take to be gone after SIGTERM, and what they published to be answered.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -34,12 +40,46 @@ pub enum Upstream {
     },
 }
 
+/// What is served, to whom and how.
+#[derive(Default)]
+pub struct Config {
+    /// MQTT itself.
+    pub settings: Settings,
+    /// Users and rules.
+    pub security: SecurityConfig,
+    /// Limits over all listeners.
+    pub limits: ConnectionLimits,
+    /// Bound sockets that do not block, and what runs over each.
+    pub listeners: Vec<(TcpListener, ListenerConfig)>,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// What `settings` say; `mqtt` and `mqtt_ws` are the sockets they name.
+    #[must_use]
+    pub fn new(
+        settings: &fluxmq_process::Settings,
+        mqtt: Vec<TcpListener>,
+        mqtt_ws: Vec<TcpListener>,
+    ) -> Self {
+        let message_bytes_max = settings.mqtt.packet_bytes_max as usize;
+        let web_socket = WebSocketConfig { message_bytes_max, ..WebSocketConfig::default() };
+        let open_s_max = settings.mqtt.connect_s_max;
+        let plain = ListenerConfig { open_s_max, ..ListenerConfig::default() };
+        let web = ListenerConfig { web_socket: Some(web_socket), ..plain.clone() };
+        let plain = mqtt.into_iter().map(|socket| (socket, plain.clone()));
+        let web = mqtt_ws.into_iter().map(|socket| (socket, web.clone()));
+        Self { settings: settings.into(), listeners: plain.chain(web).collect(), ..Self::default() }
+    }
+}
+
 /// What a gateway needs and whom it tells.
 pub struct Serving {
     /// Where `logd` is.
     pub upstream: Upstream,
-    /// Where clients come.
-    pub listeners: Vec<TcpListener>,
+    /// What is served.
+    pub config: Config,
     /// Told whether the link to `logd` stands.
     pub health: Health,
     /// Gets what is counted.
@@ -53,11 +93,19 @@ impl Serving {
     /// inside a `LocalSet`.
     ///
     /// # Errors
-    /// A listener cannot be used, or the `logd` of this process has stopped.
+    /// Users, rules or files of TLS that are wrong, a listener that cannot be used, or the `logd` of this process has
+    /// stopped.
     pub async fn run(self, ready: impl FnOnce()) -> io::Result<()> {
-        let Self { upstream, listeners, health, counted } = self;
+        let Self { upstream, config, health, counted } = self;
         let worker = Rc::new(Worker::default());
-        let gateway = Gateway::new(worker.clone());
+        let security =
+            Security::new(config.security).map_err(|all| io::Error::other(all.join("; ")))?;
+        let gateway = Gateway::new(worker.clone(), config.settings, security);
+        let all = Admission::new(config.limits);
+        let mut listeners = Vec::new();
+        for (socket, listener) in config.listeners {
+            listeners.push(Listener::new(socket, listener, all.clone()).map_err(io::Error::other)?);
+        }
         let mut stop = std::pin::pin!(StopRequests::listen()?.first());
         let (urls, name, link) = match upstream {
             Upstream::Here(link) => (Vec::new(), "local".to_owned(), link),
@@ -78,7 +126,6 @@ impl Serving {
         let keep = upstream::keep(backend.clone(), worker.clone(), urls, from);
         let mut events = std::pin::pin!(spawn_local(keep));
         for listener in listeners {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
             spawn_local(gateway.clone().accept(listener));
         }
         spawn_local(tick(worker, counted, link_up(&health)));

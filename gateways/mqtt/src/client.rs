@@ -4,17 +4,24 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::{Rc, Weak};
 use std::task::{Context, Waker};
+use std::time::Duration;
 
+use gateway_core::authz::Access;
 use gateway_core::counters::add;
 use gateway_core::message::{LiveMessage, Subscriber};
+use gateway_core::rate_limit::RateLimit;
 use gateway_core::timer_wheel::Timed;
 use gateway_core::worker::{SharedTable, Worker, now_ms};
-use mqtt_codec::{ReasonCode, Version};
+use mqtt_codec::{DecodeError, ReasonCode, Version};
+use tokio::task::spawn_local;
 
+use crate::authentication::Identity;
 use crate::durable::Durable;
+use crate::gateway::Gateway;
 use crate::inbound::Inbound;
 use crate::out_buffer::OutBuffer;
 use crate::outbound::Outbound;
+use crate::settings::Settings;
 
 /// Why a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,12 +32,23 @@ pub(crate) enum Close {
     Lost,
     /// We end it, and say why to MQTT 5 clients.
     ByServer(ReasonCode),
+    /// The client sent what breaks the rules.
+    Broken(DecodeError),
 }
 
 impl Close {
     /// Whether the will is published (MQTT-3.1.2-8).
     pub(crate) fn publishes_will(self) -> bool {
         !matches!(self, Self::ByClient { publish_will: false, .. })
+    }
+
+    /// What an MQTT 5 client is told, and in which words.
+    pub(crate) fn told(self) -> Option<(ReasonCode, &'static str)> {
+        match self {
+            Self::ByServer(reason) => Some((reason, "")),
+            Self::Broken(error) => Some((error.reason(), error.what)),
+            Self::ByClient { .. } | Self::Lost => None,
+        }
     }
 }
 
@@ -57,6 +75,14 @@ pub(crate) struct Terms {
     pub(crate) packet_bytes_max: u32,
     /// How long the session is to outlive the connection.
     pub(crate) expiry_s: u32,
+    /// Topic aliases the client takes from us.
+    pub(crate) aliases_out: u16,
+    /// The client takes reason strings on every packet that may have one (MQTT-3.1.2-29).
+    pub(crate) problem_info: bool,
+    /// What the client may do.
+    pub(crate) access: Access,
+    /// Who it is, and by which authentication method it showed that.
+    pub(crate) identity: Identity,
     /// Published when the connection ends without DISCONNECT.
     pub(crate) will: Option<Box<Will>>,
 }
@@ -64,6 +90,7 @@ pub(crate) struct Terms {
 /// One connected client.
 pub(crate) struct Client {
     pub(crate) worker: Rc<Worker>,
+    pub(crate) settings: Rc<Settings>,
     pub(crate) terms: Terms,
     pub(crate) table: SharedTable,
     /// Filters subscribed on the live path, to be taken back at the end.
@@ -71,6 +98,10 @@ pub(crate) struct Client {
     pub(crate) out: RefCell<OutBuffer>,
     pub(crate) inbound: RefCell<Option<Box<Inbound>>>,
     pub(crate) outbound: RefCell<Option<Box<Outbound>>>,
+    /// What the client may send in a second.
+    rate: Option<Box<RateLimit>>,
+    /// The client sent more than it may: it is not read.
+    paused: Cell<bool>,
     /// A subscription is under way: what follows it waits.
     pub(crate) busy: Cell<bool>,
     /// The gateway's name for the connection.
@@ -90,7 +121,8 @@ pub(crate) struct Client {
 // === impl Client ===
 
 impl Client {
-    pub(crate) fn new(worker: Rc<Worker>, table: SharedTable, terms: Terms) -> Rc<Self> {
+    pub(crate) fn new(gateway: &Gateway, table: SharedTable, terms: Terms) -> Rc<Self> {
+        let worker = gateway.worker.clone();
         let token = worker.backend().map_or(0, |backend| backend.fresh_id());
         let client = Rc::new_cyclic(|this| Self {
             token,
@@ -98,6 +130,9 @@ impl Client {
             leaving: Cell::new(false),
             last_read_s: Cell::new(worker.wheel.now_s()),
             worker,
+            settings: gateway.settings.clone(),
+            rate: RateLimit::new(&gateway.settings.rates, now_ms()),
+            paused: Cell::new(false),
             terms,
             table,
             filters: RefCell::default(),
@@ -207,6 +242,27 @@ impl Client {
         }
     }
 
+    /// Charges what the client sent by `charge`; if that was more than it may send it is not read for a while.
+    pub(crate) fn charge(&self, charge: impl FnOnce(&RateLimit, u64) -> u64) {
+        let Some(rate) = &self.rate else { return };
+        let debt_ms = charge(rate, now_ms());
+        if debt_ms == 0 || self.paused.replace(true) {
+            return;
+        }
+        add(&self.worker.counters.throttled, 1);
+        let client = self.this();
+        spawn_local(async move {
+            tokio::time::sleep(Duration::from_millis(debt_ms)).await;
+            client.paused.set(false);
+            client.wake_task();
+        });
+    }
+
+    /// Nothing is read from the client: it waits for `logd`, or sent more than it may.
+    pub(crate) fn is_held(&self) -> bool {
+        self.busy.get() || self.paused.get()
+    }
+
     /// Takes back what the client subscribed on the live path.
     pub(crate) fn leave_routes(&self) {
         // The route cache holds subscribers, this one perhaps among them.
@@ -245,8 +301,9 @@ impl Timed for Client {
         if self.closing().is_some() {
             return None;
         }
-        if self.worker.backend().is_some_and(|backend| backend.is_blocked()) {
-            // It may have said something that we did not read.
+        let blocked = self.worker.backend().is_some_and(|backend| backend.is_blocked());
+        if blocked || self.is_held() {
+            // Who is not read is not silent.
             self.heard();
         }
         let deadline = self.keep_alive_deadline()?;

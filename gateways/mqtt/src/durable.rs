@@ -74,7 +74,7 @@ impl Receiver for Client {
             durable.sent_upto.set(delivery.number + 1);
         }
         if taken.is_none() {
-            // It cannot be sent to this client, ever: it counts as delivered (MQTT-3.1.2-25).
+            // It cannot or must not be sent to this client: it counts as delivered (MQTT-3.1.2-25).
             self.settle_number(delivery.number);
         }
         if self.queue() {
@@ -109,9 +109,9 @@ impl Client {
     fn take_delivery(&self, delivery: &Delivery) -> Option<()> {
         let id = packet_id(delivery.number);
         let mut outbound = self.outbound.borrow_mut();
-        let window = &mut outbound.get_or_insert_default().window;
+        let outbound = outbound.get_or_insert_default();
         if delivery.release {
-            window.sent(delivery.number, Stage::AwaitPubcomp);
+            outbound.window.sent(delivery.number, Stage::AwaitPubcomp);
             self.write_ack(PacketType::Pubrel, id, ReasonCode::SUCCESS);
             return Some(());
         }
@@ -119,6 +119,9 @@ impl Client {
             return None;
         };
         let (head, payload) = fluxmq_proto::message::split(message)?;
+        if !self.terms.access.may_receive(publish.topic) {
+            return None;
+        }
         let mut properties = Vec::new();
         if self.is_v5() {
             properties::from_head(head, &mut properties);
@@ -140,8 +143,8 @@ impl Client {
             add(&self.worker.counters.dropped_too_large, 1);
             return None;
         }
-        window.sent(delivery.number, first_stage(delivery.qos));
-        frame.write(self.out.borrow_mut().writer(&self.worker), self.terms.version);
+        outbound.window.sent(delivery.number, first_stage(delivery.qos));
+        self.write_publish(&frame, &mut self.out.borrow_mut(), outbound);
         add(&self.worker.counters.delivered_durable, 1);
         Some(())
     }

@@ -202,7 +202,7 @@ impl Client {
             ..Publish::default()
         };
         let first = if others { self.worker.is_first(&publish()) } else { fresh };
-        if first && !to.live.is_empty() {
+        if first && to.has_live() {
             self.worker.deliver_live(&to, &message, Some(&self.subscriber()));
         }
         let reason =

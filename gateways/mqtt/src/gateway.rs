@@ -1,32 +1,45 @@
 //! The MQTT gateway of one routing thread: accepts connections and lets each run to its end.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use fluxmq_names::{Kind, place};
 use gateway_core::counters::add;
+use gateway_core::listener::{Listener, Places};
+use gateway_core::security::Security;
+use gateway_core::transport::{Peer, Transport};
 use gateway_core::worker::{Connections, Worker};
-use mqtt_codec::encode;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpListener;
+use mqtt_codec::encode::{self, property};
+use mqtt_codec::{PropertyId, ReasonCode, Value};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
 use crate::client::{Client, Close};
 use crate::connection::{Connection, flush};
 use crate::handshake::handshake;
-use crate::limits;
+use crate::settings::Settings;
+use crate::sys_topics;
 
 /// How long a client that is being told good-bye may take to read it.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
+/// Bytes read from a client that is being told good-bye.
+const UNREAD_BYTES_MAX: usize = 1024 * 1024;
+
 /// MQTT on one routing thread.
 pub(crate) struct Gateway {
     pub(crate) worker: Rc<Worker>,
+    pub(crate) settings: Rc<Settings>,
+    pub(crate) security: Rc<Security>,
     /// Connected clients by client id.
     clients: RefCell<HashMap<Rc<str>, Rc<Client>>>,
+    /// `$SYS` topics are published.
+    tells_of_itself: Cell<bool>,
+    /// Connections that are being told good-bye.
+    farewells: Cell<usize>,
     /// Some connection is gone: for those who take over.
     pub(crate) departures: Notify,
 }
@@ -36,45 +49,60 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// A gateway on the thread of `worker`. Must be used inside a `LocalSet`.
     #[must_use]
-    pub(crate) fn new(worker: Rc<Worker>) -> Rc<Self> {
-        let departures = Notify::new();
-        let gateway = Rc::new(Self { worker, clients: RefCell::default(), departures });
+    pub(crate) fn new(worker: Rc<Worker>, settings: Settings, security: Rc<Security>) -> Rc<Self> {
+        let gateway = Rc::new(Self {
+            worker,
+            settings: Rc::new(settings),
+            security,
+            clients: RefCell::default(),
+            tells_of_itself: Cell::new(false),
+            farewells: Cell::new(0),
+            departures: Notify::new(),
+        });
         gateway.worker.set_connections(gateway.clone());
         gateway
     }
 
-    /// Accepts connections for ever.
-    pub(crate) async fn accept(self: Rc<Self>, listener: TcpListener) {
-        loop {
-            match listener.accept().await {
-                Ok((socket, _)) => {
-                    // Acknowledgements are small and must not wait for each other.
-                    let _ = socket.set_nodelay(true);
-                    spawn_local(serve(socket, self.clone()));
-                }
-                Err(error) => {
-                    // Most likely out of files: connections that end make room.
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
+    /// Serves the connections of `listener` for ever.
+    pub(crate) async fn accept(self: Rc<Self>, listener: Rc<Listener>) {
+        if self.settings.sys_interval_s > 0 && !self.tells_of_itself.replace(true) {
+            spawn_local(sys_topics::publish(Rc::downgrade(&self)));
         }
+        let worker = self.worker.clone();
+        listener.run(worker, move |io, peer, places| serve(io, peer, places, self.clone())).await;
     }
 
     /// Ends all connections so that clients come back elsewhere (G5); waits until they are gone.
     pub(crate) async fn drain(&self) {
         self.worker.drain();
-        let reason = mqtt_codec::ReasonCode::SERVER_SHUTTING_DOWN;
+        // Only with the first may a client be told where to go (MQTT 5 §4.13).
+        let elsewhere = !self.settings.server_reference.is_empty();
+        let reason = if elsewhere {
+            ReasonCode::USE_ANOTHER_SERVER
+        } else {
+            ReasonCode::SERVER_SHUTTING_DOWN
+        };
         loop {
             let departure = self.departures.notified();
             let left: Vec<_> = self.clients.borrow().values().cloned().collect();
-            if left.is_empty() {
+            if left.is_empty() && self.farewells.get() == 0 {
                 return;
             }
             left.iter().for_each(|c| c.close(Close::ByServer(reason)));
             drop(left);
             departure.await;
         }
+    }
+
+    /// A connection is being told good-bye until what is returned is dropped.
+    fn leaving(&self) -> Leaving<'_> {
+        self.farewells.set(self.farewells.get() + 1);
+        Leaving { gateway: self }
+    }
+
+    /// How many clients are connected.
+    pub(crate) fn connected(&self) -> usize {
+        self.clients.borrow().len()
     }
 
     /// The connected client with `client_id`.
@@ -98,6 +126,18 @@ impl Gateway {
     }
 }
 
+/// A connection that is being told good-bye.
+struct Leaving<'a> {
+    gateway: &'a Gateway,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.gateway.farewells.set(self.gateway.farewells.get() - 1);
+        self.gateway.departures.notify_waiters();
+    }
+}
+
 impl Connections for Gateway {
     fn register_all(&self) {
         let Some(backend) = self.worker.backend() else { return };
@@ -110,26 +150,27 @@ impl Connections for Gateway {
 
     fn taken(&self, client_id: &str, token: u64) {
         if let Some(client) = self.find(client_id).filter(|client| client.token == token) {
-            client.close(Close::ByServer(mqtt_codec::ReasonCode::SESSION_TAKEN_OVER));
+            client.close(Close::ByServer(ReasonCode::SESSION_TAKEN_OVER));
         }
     }
 
     fn lost(&self) {
         for client in self.clients.borrow().values() {
-            client.close(Close::ByServer(mqtt_codec::ReasonCode::SERVER_BUSY));
+            client.close(Close::ByServer(ReasonCode::SERVER_BUSY));
         }
     }
 }
 
-/// One connection from accept to close. The parts that run once are boxed, so that the task of an
-/// idle connection is no larger than it must be.
-async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(mut io: S, gateway: Rc<Gateway>) {
-    let Some((client, rest)) = Box::pin(handshake(&mut io, &gateway)).await else {
+/// One connection from accept to close. The parts that run once are boxed, so that the task of an idle connection is no
+/// larger than it must be.
+async fn serve(mut io: Transport, peer: Box<Peer>, places: Places, gateway: Rc<Gateway>) {
+    let Some((client, rest)) = Box::pin(handshake(&mut io, &gateway, peer)).await else {
         return;
     };
-    let mut connection = Connection::new(io, client, rest, limits::PACKET_BYTES_MAX);
+    let mut connection = Connection::new(io, client, rest, gateway.settings.packet_bytes_max);
     let why = (&mut connection).await;
     Box::pin(farewell(connection, why, gateway)).await;
+    drop(places);
 }
 
 async fn farewell<S>(connection: Connection<S>, why: Close, gateway: Rc<Gateway>)
@@ -143,17 +184,46 @@ where
     client.publish_will(why);
     gateway.remove(&client);
     client.give_up_client_id();
-    if let Close::ByServer(reason) = why {
-        tracing::debug!(client_id = %client.terms.client_id, reason = reason.name(), "disconnected");
+    if let Some((reason, text)) = why.told() {
+        tracing::debug!(client_id = %client.terms.client_id, reason = reason.name(), text, "disconnected");
         if client.is_v5() {
-            let mut out = client.out.borrow_mut();
-            encode::disconnect(out.writer(&client.worker), client.terms.version, reason, &[]);
+            say_why(&client, reason, text);
         }
-        let goodbye = async {
-            if flush(&mut io, &client).await.is_ok() {
-                let _ = io.shutdown().await;
-            }
-        };
-        let _ = tokio::time::timeout(FAREWELL_MAX, goodbye).await;
+        let _leaving = gateway.leaving();
+        let _ = tokio::time::timeout(FAREWELL_MAX, say_goodbye(&mut io, &client)).await;
     }
+}
+
+/// Writes what is left and closes our side; then reads to the end what the client had under way. A socket that is closed
+/// with something unread is reset, and what the client has not yet read is lost, the reason among it.
+async fn say_goodbye<S: AsyncRead + AsyncWrite + Unpin>(io: &mut S, client: &Client) {
+    if flush(io, client).await.is_err() || io.shutdown().await.is_err() {
+        return;
+    }
+    let mut unread = [0; 512];
+    let mut left = UNREAD_BYTES_MAX;
+    while let Ok(1..) = io.read(&mut unread).await {
+        left = left.saturating_sub(unread.len());
+        if left == 0 {
+            return;
+        }
+    }
+}
+
+/// Puts DISCONNECT behind what goes out; what would make it too large is left out (MQTT-3.14.2-3).
+fn say_why(client: &Client, reason: ReasonCode, text: &str) {
+    let mut properties = Vec::new();
+    if reason == ReasonCode::USE_ANOTHER_SERVER {
+        let reference = Value::Text(&client.settings.server_reference);
+        property(&mut properties, PropertyId::SERVER_REFERENCE, reference);
+    }
+    if !text.is_empty() {
+        property(&mut properties, PropertyId::REASON_STRING, Value::Text(text));
+    }
+    // Type, length, reason code and the length of the properties take 6 bytes at most.
+    if properties.len() + 6 > client.terms.packet_bytes_max as usize {
+        properties.clear();
+    }
+    let mut out = client.out.borrow_mut();
+    encode::disconnect(out.writer(&client.worker), client.terms.version, reason, &properties);
 }

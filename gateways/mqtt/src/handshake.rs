@@ -9,61 +9,87 @@ use fluxmq_commands::Outcome;
 use fluxmq_commands::command::{self, Command, NEVER};
 use fluxmq_names::{ErrorCode, Kind, place};
 use fluxmq_proto::message::EMPTY_HEAD;
+use gateway_core::authz::Access;
 use gateway_core::backend::Receiver;
 use gateway_core::counters::add;
+use gateway_core::transport::Peer;
 use mqtt_codec::encode::{self, property};
-use mqtt_codec::{Connect, Defect, PropertyId, ReasonCode, Value, Version, frame};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use mqtt_codec::{Connect, PropertyId, ReasonCode, Value, Version};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
+use crate::authentication::{Identity, authenticate};
 use crate::client::{Client, Close, Terms, Will};
 use crate::durable::Durable;
 use crate::gateway::Gateway;
-use crate::{limits, properties};
+use crate::greeting::{Greeting, Refused};
+use crate::inbound::check_topic;
+use crate::properties;
+use crate::settings::Settings;
 
 /// Bytes of a CONNECT: client id, will and credentials at their longest.
 const CONNECT_BYTES_MAX: u32 = 400 * 1024;
 
-/// Reads CONNECT, settles the terms, takes over an older connection and says CONNACK. Returns the
+/// Reads CONNECT, finds out who it is, settles the terms, takes over an older connection and says CONNACK. Returns the
 /// client and what was read behind CONNECT; None when the connection is refused or lost.
-pub(crate) async fn handshake<S>(io: &mut S, gateway: &Rc<Gateway>) -> Option<(Rc<Client>, Vec<u8>)>
+pub(crate) async fn handshake<S>(
+    io: &mut S,
+    gateway: &Rc<Gateway>,
+    peer: Box<Peer>,
+) -> Option<(Rc<Client>, Vec<u8>)>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let limit = Duration::from_secs(limits::CONNECT_S_MAX);
-    let (bytes, len) = tokio::time::timeout(limit, read_packet(io)).await.ok().flatten()?;
-    let connect = match Connect::decode(&bytes[..len]) {
+    let limit = Duration::from_secs(gateway.settings.connect_s_max.into());
+    let mut greeting = Greeting::new(io, &peer, Instant::now() + limit);
+    let bytes = greeting.read_packet(CONNECT_BYTES_MAX).await.ok()?;
+    let connect = match Connect::decode(&bytes) {
         Ok(connect) => connect,
         Err(error) => {
-            tracing::debug!(%error, "connect refused");
+            tracing::debug!(%error, peer = ?peer.address, "connect refused");
             add(&gateway.worker.counters.protocol_errors, 1);
-            if error.defect == Defect::UnsupportedVersion {
-                refuse_version(io, &bytes).await;
-            }
+            greeting.refuse_broken(&bytes, error).await;
             return None;
         }
     };
-    let (terms, assigned) = match settle(&connect) {
-        Ok(settled) => settled,
-        Err(reason) => {
-            refuse(io, connect.version, reason).await;
-            return None;
+    match welcome(&mut greeting, gateway, &connect).await {
+        Ok(client) => Some((client, greeting.into_rest())),
+        Err(Refused::Told(reason, text)) => {
+            tracing::debug!(reason = reason.name(), peer = ?peer.address, "connect refused");
+            greeting.refuse(connect.version, reason, text).await;
+            None
         }
-    };
+        Err(Refused::Gone) => None,
+    }
+}
+
+/// All between CONNECT and CONNACK.
+async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
+    greeting: &mut Greeting<'_, S>,
+    gateway: &Rc<Gateway>,
+    connect: &Connect<'_>,
+) -> Result<Rc<Client>, Refused> {
+    if gateway.worker.is_draining() {
+        return Err(Refused::told(ReasonCode::SERVER_UNAVAILABLE));
+    }
+    let (mut terms, assigned) = settle(connect, &gateway.settings).map_err(Refused::told)?;
+    let mut answer = Vec::new();
+    terms.identity = authenticate(greeting, &gateway.security, connect, &mut answer).await?;
+    terms.access = gateway.security.access(terms.identity.user.as_deref(), &terms.client_id);
+    check_will(connect, &terms, &gateway.settings).map_err(Refused::told)?;
     take_over(gateway, &terms.client_id).await;
-    let client = Client::new(gateway.worker.clone(), gateway.worker.table("/"), terms);
+    let client = Client::new(gateway, gateway.worker.table("/"), terms);
     gateway.register(&client);
-    let present = match open_session(&client, &connect).await {
+    let present = match open_session(&client, connect).await {
         Ok(present) => present,
         Err(reason) => {
             gateway.remove(&client);
             client.give_up_client_id();
-            refuse(io, connect.version, reason).await;
-            return None;
+            return Err(Refused::told(reason));
         }
     };
-    let mut answer = Vec::new();
     if client.is_v5() {
-        connack_properties(&connect, &client, assigned, &mut answer);
+        connack_properties(connect, &client, assigned, &mut answer);
     }
     let mut out = client.out.borrow_mut();
     let out = out.writer(&client.worker);
@@ -71,79 +97,70 @@ where
     if let Some((durable, backend)) = client.persistent() {
         backend.credit(durable.token, client.terms.window.into());
     }
-    let rest = bytes[len..].to_vec();
-    Some((client.clone(), rest))
-}
-
-/// One whole packet and what came with it.
-async fn read_packet<S: AsyncRead + Unpin>(io: &mut S) -> Option<(Vec<u8>, usize)> {
-    let mut bytes = Vec::with_capacity(512);
-    loop {
-        match frame::peek(&bytes, CONNECT_BYTES_MAX) {
-            Ok(Some(header)) if header.total_len() <= bytes.len() => {
-                return Some((bytes, header.total_len()));
-            }
-            Ok(_) => {}
-            Err(_) => return None,
-        }
-        if io.read_buf(&mut bytes).await.ok()? == 0 {
-            return None;
-        }
-    }
-}
-
-/// Says which protocol is not spoken, in the form nearest to it (MQTT-3.1.2-2; 3.1.1: 3.1.2-2).
-async fn refuse_version<S: AsyncWrite + Unpin>(io: &mut S, bytes: &[u8]) {
-    // The level stands behind the protocol name; one above 5 is likely to read like 5.
-    let newer = bytes.get(2..9).is_some_and(|b| b[..6] == *b"\0\x04MQTT" && b[6] > 5);
-    let version = if newer { Version::V5 } else { Version::V311 };
-    refuse(io, version, ReasonCode::UNSUPPORTED_PROTOCOL_VERSION).await;
-}
-
-/// Says CONNACK with `reason` and closes.
-async fn refuse<S: AsyncWrite + Unpin>(io: &mut S, version: Version, reason: ReasonCode) {
-    let mut out = Vec::new();
-    encode::connack(&mut out, version, false, reason, &[]);
-    let _ = io.write_all(&out).await;
-    let _ = io.shutdown().await;
+    Ok(client.clone())
 }
 
 /// The terms of a connection, and whether its client id was made up here.
-fn settle(connect: &Connect<'_>) -> Result<(Terms, bool), ReasonCode> {
+fn settle(connect: &Connect<'_>, settings: &Settings) -> Result<(Terms, bool), ReasonCode> {
     let number = |id| connect.properties.number(id);
     let is_v5 = connect.version == Version::V5;
-    if connect.properties.text(PropertyId::AUTH_METHOD).is_some() {
-        return Err(ReasonCode::BAD_AUTHENTICATION_METHOD);
-    }
     let assigned = connect.client_id.is_empty();
     // Before 5.0 only a clean session may leave the id to the server (3.1.1: 3.1.3-8); 3.1 not at all.
-    let may_be_empty = is_v5 || (connect.version == Version::V311 && connect.clean_start);
-    if (assigned && !may_be_empty) || connect.client_id.len() > limits::CLIENT_ID_BYTES_MAX {
+    let may_be_empty = settings.empty_client_id
+        && (is_v5 || (connect.version == Version::V311 && connect.clean_start));
+    let too_long = connect.client_id.len() > settings.client_id_bytes_max as usize;
+    if (assigned && !may_be_empty) || too_long {
         return Err(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
     }
     let client_id = if assigned { made_up_id() } else { connect.client_id.into() };
-    let keep_alive_s = match connect.keep_alive_s {
+    let keep_alive_s = match (connect.keep_alive_s, settings.keep_alive_s_max) {
         // A client before 5.0 cannot be told of another value.
-        s if !is_v5 => s,
-        0 => limits::KEEP_ALIVE_S_MAX,
-        s => s.min(limits::KEEP_ALIVE_S_MAX),
+        (s, _) if !is_v5 => s,
+        (s, 0) => s,
+        (0, max) => max,
+        (s, max) => s.min(max),
     };
     let window = number(PropertyId::RECEIVE_MAXIMUM)
-        .map_or(limits::WINDOW_MAX, |n| u16::try_from(n).unwrap_or(u16::MAX))
-        .min(limits::WINDOW_MAX);
+        .map_or(settings.window_max, |n| u16::try_from(n).unwrap_or(u16::MAX))
+        .min(settings.window_max);
     // Before 5.0 a session that is not clean has no end.
     let forever = if connect.clean_start { 0 } else { NEVER };
     let expiry_s = if is_v5 { number(PropertyId::SESSION_EXPIRY).unwrap_or(0) } else { forever };
+    let aliases_out = number(PropertyId::TOPIC_ALIAS_MAXIMUM).unwrap_or(0);
+    let aliases_out = aliases_out.min(settings.topic_alias_out_max.into());
     let terms = Terms {
         version: connect.version,
         client_id,
         keep_alive_s,
         window,
         packet_bytes_max: number(PropertyId::MAXIMUM_PACKET_SIZE).unwrap_or(u32::MAX),
-        expiry_s,
+        expiry_s: expiry_s.min(settings.session_expiry_s_max),
+        aliases_out: u16::try_from(aliases_out).unwrap_or(0),
+        problem_info: number(PropertyId::REQUEST_PROBLEM_INFO) != Some(0),
+        access: Access::default(),
+        identity: Identity::default(),
         will: connect.will.as_ref().map(|w| Box::new(will(w))),
     };
     Ok((terms, assigned))
+}
+
+/// A will is refused like the publish it will be, only earlier.
+fn check_will(connect: &Connect<'_>, terms: &Terms, settings: &Settings) -> Result<(), ReasonCode> {
+    let Some(will) = &connect.will else { return Ok(()) };
+    if will.qos as u8 > settings.qos_max {
+        return Err(ReasonCode::QOS_NOT_SUPPORTED); // MQTT-3.2.2-12
+    }
+    if will.retain && !settings.retain_available {
+        return Err(ReasonCode::RETAIN_NOT_SUPPORTED); // MQTT-3.2.2-13
+    }
+    let is_text = will.properties.number(PropertyId::PAYLOAD_FORMAT) == Some(1);
+    if is_text && std::str::from_utf8(will.payload).is_err() {
+        return Err(ReasonCode::PAYLOAD_FORMAT_INVALID);
+    }
+    match check_topic(will.topic, &terms.access, settings) {
+        ReasonCode::SUCCESS => Ok(()),
+        refused => Err(refused),
+    }
 }
 
 fn will(will: &mqtt_codec::Will<'_>) -> Will {
@@ -235,25 +252,41 @@ async fn take_over(gateway: &Gateway, client_id: &str) {
     };
     if gateway.find(client_id).is_some() {
         add(&gateway.worker.counters.takeovers, 1);
-        let limit = Duration::from_secs(limits::TAKEOVER_S_MAX);
+        let limit = Duration::from_secs(gateway.settings.takeover_s_max.into());
         let _ = tokio::time::timeout(limit, gone).await;
     }
 }
 
-/// What MQTT 5 clients are told (§3.2.2.3): the limits that hold, and what is not built yet.
+/// What MQTT 5 clients are told (§3.2.2.3): the limits that hold, and what this server does not do.
 fn connack_properties(connect: &Connect<'_>, client: &Client, assigned: bool, out: &mut Vec<u8>) {
     let mut number = |id, n: u32| property(out, id, Value::Number(n));
+    let settings = &client.settings;
     let has_log = client.worker.backend().is_some();
-    if client.terms.expiry_s > 0 && !has_log {
-        number(PropertyId::SESSION_EXPIRY, 0);
+    let asked_s = connect.properties.number(PropertyId::SESSION_EXPIRY).unwrap_or(0);
+    let granted_s = if has_log { client.terms.expiry_s } else { 0 };
+    if granted_s != asked_s {
+        number(PropertyId::SESSION_EXPIRY, granted_s);
     }
-    number(PropertyId::RECEIVE_MAXIMUM, limits::INFLIGHT_IN_MAX.into());
-    if !has_log {
+    number(PropertyId::RECEIVE_MAXIMUM, settings.inflight_in_max.into());
+    if settings.qos_max < 2 {
+        number(PropertyId::MAXIMUM_QOS, settings.qos_max.into());
+    }
+    if !has_log || !settings.retain_available {
         number(PropertyId::RETAIN_AVAILABLE, 0);
     }
-    number(PropertyId::MAXIMUM_PACKET_SIZE, limits::PACKET_BYTES_MAX);
-    number(PropertyId::TOPIC_ALIAS_MAXIMUM, limits::TOPIC_ALIAS_MAX.into());
-    number(PropertyId::SHARED_SUBSCRIPTION_AVAILABLE, 0);
+    number(PropertyId::MAXIMUM_PACKET_SIZE, settings.packet_bytes_max);
+    if settings.topic_alias_max > 0 {
+        number(PropertyId::TOPIC_ALIAS_MAXIMUM, settings.topic_alias_max.into());
+    }
+    if !settings.wildcard_available {
+        number(PropertyId::WILDCARD_SUBSCRIPTION_AVAILABLE, 0);
+    }
+    if !settings.subscription_ids_available {
+        number(PropertyId::SUBSCRIPTION_IDS_AVAILABLE, 0);
+    }
+    if client.persistent().is_some() {
+        number(PropertyId::SHARED_SUBSCRIPTION_AVAILABLE, 0);
+    }
     if client.terms.keep_alive_s != connect.keep_alive_s {
         number(PropertyId::SERVER_KEEP_ALIVE, client.terms.keep_alive_s.into());
     }

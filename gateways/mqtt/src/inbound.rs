@@ -1,8 +1,10 @@
 //! What a client sends: publishes, and the answers to ours.
 
+use gateway_core::authz::Access;
 use gateway_core::counters::add;
 use gateway_core::message::LiveMessage;
 use gateway_core::route_cache::RouteCache;
+use gateway_core::scram::Exchange;
 use gateway_core::worker::now_ms;
 use mqtt_codec::{
     DecodeError, Disconnect, Packet, PacketType, PropertyId, Publish, QoS, ReasonCode, Version,
@@ -12,9 +14,9 @@ use mqtt_codec::{
 use crate::ack_queue::{Ack, AckKind, AckQueue};
 use crate::client::{Client, Close};
 use crate::durable_publish::Waiting;
-use crate::limits;
 use crate::properties;
 use crate::send_window::Stage;
+use crate::settings::Settings;
 
 /// The incoming state of a connection; made at the first packet that needs it.
 #[derive(Default)]
@@ -26,6 +28,8 @@ pub(crate) struct Inbound {
     pub(crate) acks: AckQueue,
     /// Packet ids of QoS 2 publishes that are not released, ascending.
     open_ids: Vec<u16>,
+    /// The client is showing again who it is.
+    pub(crate) exchange: Option<Box<Exchange>>,
 }
 
 // === impl Inbound ===
@@ -35,6 +39,7 @@ impl Inbound {
     fn topic<'a>(
         aliases: &'a mut Vec<Option<Box<str>>>,
         publish: &Publish<'a>,
+        alias_max: u16,
     ) -> Result<&'a str, Close> {
         const INVALID: Close = Close::ByServer(ReasonCode::TOPIC_ALIAS_INVALID);
         if publish.properties.is_empty() {
@@ -43,7 +48,7 @@ impl Inbound {
         let Some(alias) = publish.properties.number(PropertyId::TOPIC_ALIAS) else {
             return Ok(publish.topic);
         };
-        if alias == 0 || alias > u32::from(limits::TOPIC_ALIAS_MAX) {
+        if alias == 0 || alias > u32::from(alias_max) {
             return Err(INVALID);
         }
         let at = alias as usize - 1;
@@ -83,8 +88,9 @@ impl Client {
                 Ok(())
             }
             Packet::Disconnect(disconnect) => Err(self.disconnect(&disconnect)),
-            // A second CONNECT (MQTT-3.1.0-2), AUTH without a method, or what only servers send.
-            Packet::Connect(_) | Packet::Auth(_) | Packet::FromServer(_) => {
+            Packet::Auth(auth) => self.reauthenticate(&auth),
+            // A second CONNECT (MQTT-3.1.0-2), or what only servers send.
+            Packet::Connect(_) | Packet::FromServer(_) => {
                 Err(Close::ByServer(ReasonCode::PROTOCOL_ERROR))
             }
         }
@@ -94,14 +100,14 @@ impl Client {
     pub(crate) fn broken(&self, error: DecodeError) -> Close {
         tracing::debug!(client_id = %self.terms.client_id, %error, "broken packet");
         add(&self.worker.counters.protocol_errors, 1);
-        Close::ByServer(error.reason())
+        Close::Broken(error)
     }
 
     /// Whether packets must wait, because a window towards `logd` is used up or a subscription is
     /// under way (T3). What is owed to others goes on.
     pub(crate) fn must_wait(&self) -> bool {
         let window = || self.worker.backend().is_some_and(|b| b.must_wait(&|| self.subscriber()));
-        self.busy.get() || window()
+        self.is_held() || window()
     }
 
     /// Whether the packet that begins with `first` must wait. PINGREQ and DISCONNECT need no window.
@@ -130,13 +136,23 @@ impl Client {
                 |sum: u64, word: &[u8]| (sum ^ u64::from(word[0])).wrapping_mul(0x0100_0000_01B3);
             std::hint::black_box(publish.payload.chunks(8).fold(0, mix));
         }
+        let bytes = publish.topic.len() + publish.payload.len();
+        self.charge(|rate, now_ms| rate.message(bytes, now_ms));
+        self.check_capabilities(publish)?;
         let mut inbound = self.inbound.borrow_mut();
-        let Inbound { cache, aliases, acks, open_ids } = &mut **inbound.get_or_insert_default();
-        if publish.qos == QoS::ExactlyOnce && self.is_repeat(open_ids, acks, publish.packet_id)? {
+        let Inbound { cache, aliases, acks, open_ids, .. } = &mut **inbound.get_or_insert_default();
+        let packet_id = publish.packet_id;
+        if publish.qos != QoS::AtMostOnce && self.is_repeat(open_ids, acks, publish)? {
             return Ok(());
         }
-        let topic = Inbound::topic(aliases, publish)?;
-        let to = cache.resolve(&self.table.borrow(), topic);
+        let topic = Inbound::topic(aliases, publish, self.settings.topic_alias_max)?;
+        let (to, verdict) = cache.resolve(&self.table.borrow(), topic, || {
+            check_topic(topic, &self.terms.access, &self.settings).0
+        });
+        let refused = if verdict == 0 { check_payload(publish) } else { ReasonCode(verdict) };
+        if refused.is_failure() {
+            return self.refuse(kind, packet_id, refused, acks, open_ids);
+        }
         let mut head = self.worker.scratch();
         properties::to_head(&publish.properties, &mut head);
         let expiry_s = properties::expiry_s(&publish.properties);
@@ -148,7 +164,6 @@ impl Client {
             head: &head,
             payload: publish.payload,
         };
-        let packet_id = publish.packet_id;
         if publish.qos == QoS::ExactlyOnce && self.persistent().is_some() {
             let ticket = acks.push(Ack { kind: AckKind::Pubrec, packet_id, reason: 0 }, 1);
             let waiting = Waiting {
@@ -182,15 +197,70 @@ impl Client {
                 acks.push(Ack { kind, packet_id, reason: reason.0 }, takers);
             }
         }
-        if !to.live.is_empty() {
+        if to.has_live() {
             self.worker.deliver_live(&to, &message, Some(&self.subscriber()));
         }
         Ok(())
     }
 
-    /// Whether a QoS 2 packet id is open already: a repeat is answered, not taken (MQTT-4.3.3-10). A fresh
-    /// one is opened.
-    fn is_repeat(&self, open_ids: &mut Vec<u16>, acks: &AckQueue, id: u16) -> Result<bool, Close> {
+    /// What this server does not do ends the connection (MQTT 5 §3.2.2.3.4, §3.2.2.3.5).
+    fn check_capabilities(&self, publish: &Publish<'_>) -> Result<(), Close> {
+        if publish.qos as u8 > self.settings.qos_max {
+            return Err(Close::ByServer(ReasonCode::QOS_NOT_SUPPORTED));
+        }
+        if publish.retain && !self.settings.retain_available {
+            return Err(Close::ByServer(ReasonCode::RETAIN_NOT_SUPPORTED));
+        }
+        Ok(())
+    }
+
+    /// Answers a publish that is not taken. Before 5.0 it is acknowledged as usual (3.1.1: 3.3.5-2).
+    fn refuse(
+        &self,
+        kind: Option<AckKind>,
+        packet_id: u16,
+        reason: ReasonCode,
+        acks: &mut AckQueue,
+        open_ids: &mut Vec<u16>,
+    ) -> Result<(), Close> {
+        add(&self.worker.counters.refused, 1);
+        let Some(kind) = kind else {
+            // QoS 0 has no answer; what is broken in itself ends the connection, what is forbidden does not.
+            return match reason {
+                ReasonCode::NOT_AUTHORIZED => Ok(()),
+                reason => Err(Close::ByServer(reason)),
+            };
+        };
+        let told = if self.is_v5() { reason } else { ReasonCode::SUCCESS };
+        if told.is_failure()
+            && let Ok(at) = open_ids.binary_search(&packet_id)
+        {
+            open_ids.remove(at); // MQTT-4.3.3-9
+        }
+        if acks.is_empty() {
+            self.write_ack(kind.packet_type(), packet_id, told);
+        } else {
+            acks.push(Ack { kind, packet_id, reason: told.0 }, 0);
+        }
+        Ok(())
+    }
+
+    /// Whether a QoS 2 packet id is open already: a repeat is answered, not taken (MQTT-4.3.3-10). A fresh one is
+    /// opened. More unanswered than the client was told end the connection (MQTT-3.3.4-7).
+    fn is_repeat(
+        &self,
+        open_ids: &mut Vec<u16>,
+        acks: &AckQueue,
+        publish: &Publish<'_>,
+    ) -> Result<bool, Close> {
+        let max = usize::from(self.settings.inflight_in_max);
+        let exceeded = Err(Close::ByServer(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED));
+        if publish.qos == QoS::AtLeastOnce {
+            // Clients before 5.0 cannot know the number; the window towards `logd` bounds them.
+            let full = self.is_v5() && open_ids.len() + acks.unanswered_qos1() >= max;
+            return if full { exceeded } else { Ok(false) };
+        }
+        let id = publish.packet_id;
         match open_ids.binary_search(&id) {
             Ok(_) => {
                 // The PUBREC of the first may be on its way already.
@@ -199,9 +269,7 @@ impl Client {
                 }
                 Ok(true)
             }
-            Err(_) if open_ids.len() >= usize::from(limits::INFLIGHT_IN_MAX) => {
-                Err(Close::ByServer(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED))
-            }
+            Err(_) if open_ids.len() + acks.unanswered_qos1() >= max => exceeded,
             Err(at) => {
                 open_ids.insert(at, id);
                 Ok(false)
@@ -213,7 +281,13 @@ impl Client {
     pub(crate) fn write_ack(&self, packet_type: PacketType, packet_id: u16, reason: ReasonCode) {
         let mut out = self.out.borrow_mut();
         let out = out.writer(&self.worker);
-        encode::acknowledgement(out, self.terms.version, packet_type, packet_id, reason);
+        if reason.is_failure() && self.terms.problem_info {
+            let text = reason.name();
+            let max = self.terms.packet_bytes_max;
+            encode::refusal(out, self.terms.version, packet_type, packet_id, reason, text, max);
+        } else {
+            encode::acknowledgement(out, self.terms.version, packet_type, packet_id, reason);
+        }
     }
 
     /// PUBREL: the packet id is free again (MQTT-4.3.3-11).
@@ -282,7 +356,8 @@ impl Client {
     }
 
     fn disconnect(&self, disconnect: &Disconnect<'_>) -> Close {
-        let expiry_s = disconnect.session_expiry_s();
+        let max = self.settings.session_expiry_s_max;
+        let expiry_s = disconnect.session_expiry_s().map(|s| s.min(max));
         if expiry_s.is_some_and(|s| s > 0) && self.terms.expiry_s == 0 {
             return Close::ByServer(ReasonCode::PROTOCOL_ERROR); // MQTT-3.1.2-23, §3.14.2.2.2
         }
@@ -292,5 +367,25 @@ impl Client {
     /// Whether MQTT 5 is spoken.
     pub(crate) fn is_v5(&self) -> bool {
         self.terms.version == Version::V5
+    }
+}
+
+/// A payload that is said to be text must be text (MQTT 5 §3.3.2.3.2).
+fn check_payload(publish: &Publish<'_>) -> ReasonCode {
+    let is_text = publish.properties.number(PropertyId::PAYLOAD_FORMAT) == Some(1);
+    if is_text && std::str::from_utf8(publish.payload).is_err() {
+        return ReasonCode::PAYLOAD_FORMAT_INVALID;
+    }
+    ReasonCode::SUCCESS
+}
+
+/// Whether a client with `access` may publish to `topic`: success, or why not.
+pub(crate) fn check_topic(topic: &str, access: &Access, settings: &Settings) -> ReasonCode {
+    if topic.bytes().filter(|b| *b == b'/').count() >= settings.topic_levels_max as usize {
+        ReasonCode::TOPIC_NAME_INVALID
+    } else if topic.starts_with("$SYS/") || !access.may_publish(topic) {
+        ReasonCode::NOT_AUTHORIZED
+    } else {
+        ReasonCode::SUCCESS
     }
 }

@@ -3,20 +3,24 @@
 
 mod ack_queue;
 mod app;
+mod authentication;
 mod client;
 mod connection;
 mod delivery;
 mod durable;
 mod durable_publish;
 mod gateway;
+mod greeting;
 mod handshake;
 mod inbound;
-pub mod limits;
 mod out_buffer;
 mod outbound;
 mod properties;
 mod retained;
 mod send_window;
+mod settings;
 mod subscriptions;
+mod sys_topics;
 
-pub use app::{Serving, Upstream};
+pub use app::{Config, Serving, Upstream};
+pub use settings::Settings;

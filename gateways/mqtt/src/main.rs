@@ -9,7 +9,7 @@ use fluxmq_process::health::Health;
 use fluxmq_process::metrics::Metrics;
 use fluxmq_process::startup::{self, Startup};
 use fluxmq_process::{Program, Settings, admin};
-use mqtt_gateway::{Serving, Upstream};
+use mqtt_gateway::{Config, Serving, Upstream};
 use tokio::task::LocalSet;
 
 fn main() -> ExitCode {
@@ -18,14 +18,18 @@ fn main() -> ExitCode {
 
 fn run(settings: &Settings) -> Result<(), Vec<String>> {
     let startup = Startup::begin(Program::MqttGateway, settings)?;
-    let wanted = [("mqtt", &settings.mqtt.listen), ("admin", &settings.admin.listen)];
+    let wanted = [
+        ("mqtt", &settings.mqtt.listen),
+        ("mqtt-ws", &settings.mqtt_ws.listen),
+        ("admin", &settings.admin.listen),
+    ];
     let mut listeners = startup.bind(settings, &wanted)?;
     startup.announce(None, &listeners);
     let runtime = startup.runtime()?;
     let mqtt = listeners.take("mqtt");
     let serving = Serving {
         upstream: Upstream::At { urls: settings.logd.urls.all().to_vec(), name: name(&mqtt) },
-        listeners: mqtt,
+        config: Config::new(settings, mqtt, listeners.take("mqtt-ws")),
         health: Health::default(),
         counted: gateway_core::metrics::Metrics::default(),
     };

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use gateway_core::worker::Worker;
 use tokio::io::AsyncWrite;
 
-use crate::limits::OUT_BYTES_MAX;
+use crate::settings::Settings;
 
 /// Outgoing bytes; owns no memory while there are none (T2).
 #[derive(Default)]
@@ -23,8 +23,9 @@ impl OutBuffer {
         self.bytes.len() - self.written
     }
 
-    pub(crate) fn is_full(&self) -> bool {
-        self.len() >= OUT_BYTES_MAX
+    /// Whether a packet of `more` bytes may be appended.
+    pub(crate) fn has_room(&self, more: usize, settings: &Settings) -> bool {
+        Settings::has_room(self.len(), more, settings.out_bytes_max)
     }
 
     /// The place to append frames to.

@@ -1,7 +1,6 @@
 //! Retained messages for new subscriptions (MQTT 5 §3.3.1.3, §3.8.3.1).
 
 use fluxmq_commands::command::{self, Command};
-use gateway_core::worker::now_ms;
 use mqtt_codec::QoS;
 use mqtt_codec::encode::PublishFrame;
 
@@ -54,14 +53,17 @@ impl Client {
             if wanted.identifier > 0 {
                 properties::put_identifiers(&[wanted.identifier], &mut properties);
             }
-            if let Some(ms) = publish.expiry_ms {
-                properties::put_expiry(ms.saturating_sub(now_ms()), &mut properties);
-            }
+        }
+        if !self.terms.access.may_receive(publish.topic) {
+            return Some(topic);
+        }
+        if publish.expiry_ms.is_some_and(|ms| !self.put_expiry(ms, &mut properties)) {
+            return Some(topic);
         }
         // The packet ids of a persistent session belong to what `logd` delivers; its retained messages
         // go out with QoS 0 until they are copied into its list (docs/roadmap.md).
         let qos = if self.persistent().is_some() { 0 } else { publish.qos.min(wanted.qos) };
-        self.send(PublishFrame {
+        let frame = PublishFrame {
             dup: false,
             qos: QoS::from_bits(qos)?,
             retain: true,
@@ -69,7 +71,8 @@ impl Client {
             packet_id: 0,
             properties: &properties,
             payload,
-        });
+        };
+        self.send(frame, publish.expiry_ms);
         Some(topic)
     }
 }

@@ -12,7 +12,6 @@ use mqtt_codec::{
 use tokio::task::spawn_local;
 
 use crate::client::{Client, Close};
-use crate::limits;
 use crate::retained::Wanted;
 
 /// A filter of a SUBSCRIBE and what it was answered with.
@@ -35,9 +34,10 @@ impl Asked {
             | o.retain_handling << 4
     }
 
-    /// Whether retained messages are to be sent (MQTT-3.3.1-9 to -11).
+    /// Whether retained messages are to be sent (MQTT-3.3.1-9 to -11); never to a shared subscription.
     fn wants_retained(&self) -> bool {
         !self.code.is_failure()
+            && topic::shared(&self.filter).is_none()
             && (self.options.retain_handling == 0
                 || (self.options.retain_handling == 1 && self.fresh))
     }
@@ -47,9 +47,14 @@ impl Asked {
 
 impl Client {
     pub(crate) fn subscribe(&self, subscribe: &Subscribe<'_>) -> Result<(), Close> {
+        self.charge(|rate, now_ms| rate.subscribe(subscribe.filters().count(), now_ms));
         let identifier = subscribe.properties.number(PropertyId::SUBSCRIPTION_ID).unwrap_or(0);
         let packet_id = subscribe.packet_id;
         let mut asked: Vec<_> = subscribe.filters().map(|(f, o)| self.check(f, o)).collect();
+        if identifier > 0 && !self.settings.subscription_ids_available {
+            let refused = ReasonCode::SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED;
+            asked.iter_mut().for_each(|a| a.code = refused);
+        }
         if self.persistent().is_some() {
             let client = self.this();
             self.busy.set(true);
@@ -82,14 +87,25 @@ impl Client {
         Ok(())
     }
 
-    fn check(&self, filter: &str, options: SubscribeOptions) -> Asked {
+    fn check(&self, filter: &str, mut options: SubscribeOptions) -> Asked {
+        let settings = &self.settings;
+        if options.qos as u8 > settings.qos_max {
+            options.qos = QoS::from_bits(settings.qos_max).unwrap_or(QoS::AtMostOnce);
+        }
         let filters = self.filters.borrow();
         let known = filters.iter().any(|f| **f == *filter);
-        let code = if topic::shared(filter).is_some() {
+        let shared = topic::shared(filter);
+        let plain = shared.map_or(filter, |(_, plain)| plain);
+        let code = if shared.is_some() && self.persistent().is_some() {
+            // What must outlive the connection needs a queue (R10), which is not built yet.
             ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED
-        } else if filter.split('/').count() > limits::TOPIC_LEVELS_MAX {
+        } else if !self.terms.access.may_subscribe(plain) {
+            ReasonCode::NOT_AUTHORIZED
+        } else if !settings.wildcard_available && filter.contains(['+', '#']) {
+            ReasonCode::WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED
+        } else if plain.split('/').count() > settings.topic_levels_max as usize {
             ReasonCode::TOPIC_FILTER_INVALID
-        } else if !known && filters.len() >= limits::SUBSCRIPTIONS_MAX {
+        } else if !known && filters.len() >= settings.subscriptions_max as usize {
             ReasonCode::QUOTA_EXCEEDED
         } else {
             ReasonCode(options.qos as u8)
@@ -158,6 +174,8 @@ impl Client {
         let Some(backend) = self.worker.backend().filter(|backend| backend.has_others()) else {
             return change(&mut table);
         };
+        // Others need not know which of them are shared.
+        let filter = topic::shared(filter).map_or(filter, |(_, plain)| plain);
         let before = table.class(filter);
         let changed = change(&mut table);
         if table.class(filter) != before {
