@@ -206,7 +206,9 @@ impl Delivery {
                 Ok((Command::Publish(p), _)) => p.expiry_ms.is_some_and(|ms| ms <= now),
                 _ => true,
             };
-            let gone = command.as_ref().is_none_or(expired);
+            // A QoS 2 handshake that has begun is finished (MQTT-4.3.3-7).
+            let begun = message.qos == 2 && message.number < attached.sent_before;
+            let gone = command.as_ref().is_none_or(|bytes| !begun && expired(bytes));
             if message.own || (gone && !message.received) {
                 dropped.push((message.number, 1));
                 continue;
