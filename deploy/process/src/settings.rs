@@ -11,6 +11,7 @@ mod layer;
 mod nearest;
 mod reference;
 mod sections;
+pub mod security;
 mod value;
 
 use std::ffi::OsString;

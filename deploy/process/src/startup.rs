@@ -52,7 +52,7 @@ impl Startup {
         settings: &Settings,
         wanted: &[(&'static str, &ListenAddress)],
     ) -> Result<Listeners, Vec<String>> {
-        if !settings.security.allow_anonymous {
+        if !settings.security.allow_anonymous && settings.security.users.0.is_empty() {
             refuse_exposed(self.program, wanted)?;
         }
         let bound = bind_all(wanted)?;

@@ -15,12 +15,8 @@ use tokio::task::LocalSet;
 /// What keeps it from starting, a line each.
 pub(crate) fn run(settings: &Settings) -> Result<(), Vec<String>> {
     let startup = Startup::begin(Program::Fluxmq, settings)?;
-    let wanted = [
-        ("mqtt", &settings.mqtt.listen),
-        ("mqtt-ws", &settings.mqtt_ws.listen),
-        ("grpc", &settings.grpc.listen),
-        ("admin", &settings.admin.listen),
-    ];
+    let ours = [("grpc", &settings.grpc.listen), ("admin", &settings.admin.listen)];
+    let wanted: Vec<_> = mqtt_gateway::addresses(settings).into_iter().chain(ours).collect();
     let mut listeners = startup.bind(settings, &wanted)?;
     let grpc = listeners.duplicates("grpc").into_iter().map(Arc::new).collect();
     let config = logd::Config { grpc, ..settings.into() };
@@ -29,7 +25,7 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Vec<String>> {
     let runtime = startup.runtime()?;
     let serving = Serving {
         upstream: Upstream::Here(logd.connect()),
-        config: Config::new(settings, listeners.take("mqtt"), listeners.take("mqtt-ws")),
+        config: Config::new(settings, &mut listeners),
         health: Health::default(),
         counted: gateway_core::metrics::Metrics::default(),
     };

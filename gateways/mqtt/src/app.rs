@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::io;
-use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,18 +10,17 @@ use std::time::{Duration, Instant};
 use fluxmq_client::Link;
 use fluxmq_process::health::Health;
 use fluxmq_process::signals::StopRequests;
-use gateway_core::admission::{Admission, ConnectionLimits};
+use gateway_core::admission::Admission;
 use gateway_core::backend::Backend;
-use gateway_core::listener::{Listener, ListenerConfig};
+use gateway_core::listener::Listener;
 use gateway_core::metrics::Metrics;
-use gateway_core::security::{Security, SecurityConfig};
+use gateway_core::security::Security;
 use gateway_core::upstream;
-use gateway_core::websocket::WebSocketConfig;
 use gateway_core::worker::Worker;
 use tokio::task::spawn_local;
 
+use crate::config::Config;
 use crate::gateway::Gateway;
-use crate::settings::Settings;
 
 /// How long clients may take to be gone after SIGTERM, and what they published to be answered.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -38,40 +36,6 @@ pub enum Upstream {
         /// Name of this gateway. A second one of that name ends the first.
         name: String,
     },
-}
-
-/// What is served, to whom and how.
-#[derive(Default)]
-pub struct Config {
-    /// MQTT itself.
-    pub settings: Settings,
-    /// Users and rules.
-    pub security: SecurityConfig,
-    /// Limits over all listeners.
-    pub limits: ConnectionLimits,
-    /// Bound sockets that do not block, and what runs over each.
-    pub listeners: Vec<(TcpListener, ListenerConfig)>,
-}
-
-// === impl Config ===
-
-impl Config {
-    /// What `settings` say; `mqtt` and `mqtt_ws` are the sockets they name.
-    #[must_use]
-    pub fn new(
-        settings: &fluxmq_process::Settings,
-        mqtt: Vec<TcpListener>,
-        mqtt_ws: Vec<TcpListener>,
-    ) -> Self {
-        let message_bytes_max = settings.mqtt.packet_bytes_max as usize;
-        let web_socket = WebSocketConfig { message_bytes_max, ..WebSocketConfig::default() };
-        let open_s_max = settings.mqtt.connect_s_max;
-        let plain = ListenerConfig { open_s_max, ..ListenerConfig::default() };
-        let web = ListenerConfig { web_socket: Some(web_socket), ..plain.clone() };
-        let plain = mqtt.into_iter().map(|socket| (socket, plain.clone()));
-        let web = mqtt_ws.into_iter().map(|socket| (socket, web.clone()));
-        Self { settings: settings.into(), listeners: plain.chain(web).collect(), ..Self::default() }
-    }
 }
 
 /// What a gateway needs and whom it tells.

@@ -5,6 +5,7 @@ mod ack_queue;
 mod app;
 mod authentication;
 mod client;
+mod config;
 mod connection;
 mod delivery;
 mod durable;
@@ -22,5 +23,6 @@ mod settings;
 mod subscriptions;
 mod sys_topics;
 
-pub use app::{Config, Serving, Upstream};
+pub use app::{Serving, Upstream};
+pub use config::{Config, addresses};
 pub use settings::Settings;

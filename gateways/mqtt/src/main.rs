@@ -1,6 +1,5 @@
 //! `mqtt-gateway`: terminates MQTT connections and keeps nothing; what must last goes to `logd`.
 
-use std::net::TcpListener;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -9,7 +8,7 @@ use fluxmq_process::health::Health;
 use fluxmq_process::metrics::Metrics;
 use fluxmq_process::startup::{self, Startup};
 use fluxmq_process::{Program, Settings, admin};
-use mqtt_gateway::{Config, Serving, Upstream};
+use mqtt_gateway::{Config, Serving, Upstream, addresses};
 use tokio::task::LocalSet;
 
 fn main() -> ExitCode {
@@ -18,18 +17,15 @@ fn main() -> ExitCode {
 
 fn run(settings: &Settings) -> Result<(), Vec<String>> {
     let startup = Startup::begin(Program::MqttGateway, settings)?;
-    let wanted = [
-        ("mqtt", &settings.mqtt.listen),
-        ("mqtt-ws", &settings.mqtt_ws.listen),
-        ("admin", &settings.admin.listen),
-    ];
+    let admin_listener = [("admin", &settings.admin.listen)];
+    let wanted: Vec<_> = addresses(settings).into_iter().chain(admin_listener).collect();
     let mut listeners = startup.bind(settings, &wanted)?;
     startup.announce(None, &listeners);
     let runtime = startup.runtime()?;
-    let mqtt = listeners.take("mqtt");
+    let config = Config::new(settings, &mut listeners);
     let serving = Serving {
-        upstream: Upstream::At { urls: settings.logd.urls.all().to_vec(), name: name(&mqtt) },
-        config: Config::new(settings, mqtt, listeners.take("mqtt-ws")),
+        upstream: Upstream::At { urls: settings.logd.urls.all().to_vec(), name: name(&config) },
+        config,
         health: Health::default(),
         counted: gateway_core::metrics::Metrics::default(),
     };
@@ -43,8 +39,9 @@ fn run(settings: &Settings) -> Result<(), Vec<String>> {
 }
 
 /// Host and port: a gateway that is started again ends what it was before.
-fn name(listeners: &[TcpListener]) -> String {
+fn name(config: &Config) -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let port = listeners.first().and_then(|l| l.local_addr().ok()).map_or(0, |at| at.port());
+    let first = config.listeners.first();
+    let port = first.and_then(|(l, _)| l.local_addr().ok()).map_or(0, |at| at.port());
     format!("mqtt {}:{port}", host.trim())
 }

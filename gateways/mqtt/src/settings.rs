@@ -106,7 +106,20 @@ impl From<&fluxmq_process::Settings> for Settings {
             keep_alive_s_max: mqtt.keep_alive_s_max,
             connect_s_max: mqtt.connect_s_max,
             takeover_s_max: mqtt.takeover_s_max,
-            ..Self::default()
+            topic_alias_out_max: mqtt.topic_alias_out_max,
+            session_expiry_s_max: mqtt.session_expiry_s_max,
+            qos_max: mqtt.qos_max.min(2) as u8,
+            retain_available: mqtt.retain_available,
+            wildcard_available: mqtt.wildcard_available,
+            subscription_ids_available: mqtt.subscription_ids_available,
+            empty_client_id: mqtt.empty_client_id,
+            rates: ClientRates {
+                messages_per_s: mqtt.messages_per_s,
+                bytes_per_s: mqtt.bytes_per_s,
+                subscriptions_per_s: mqtt.subscriptions_per_s,
+            },
+            sys_interval_s: mqtt.sys_interval_s,
+            server_reference: mqtt.server_reference.0.clone(),
         }
     }
 }

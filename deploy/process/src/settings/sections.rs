@@ -1,6 +1,7 @@
 //! Every key there is: type, default, limits and what it does. `docs/configuration.md` is written from here.
 
 use super::declare;
+use super::security::{ClientCertificate, Origins, Rules, Text, Users};
 use super::value::{DataDir, LogLevel, LogdUrls};
 use crate::listen::ListenAddress;
 use crate::program::Program::{Fluxmq, Logd, MqttGateway};
@@ -65,12 +66,72 @@ declare! {
         connect_s_max: u32 = 10, 1..=3_600;
         /// Time a new connection waits for the one whose session it takes over, s.
         takeover_s_max: u32 = 2, 0..=60;
+        /// Topic aliases used towards a client that allows as many; 0 = none.
+        topic_alias_out_max: u16 = 16, 0..=1_024;
+        /// Longest time a session outlives its connection, s; MQTT 5 clients that ask for more are told this one. The
+        /// largest value means for ever.
+        session_expiry_s_max: u32 = u32::MAX, 0..=u32::MAX;
+        /// Highest QoS clients may publish with, told as Maximum QoS; more ends the connection (0x9B), and a subscription
+        /// is granted at most this.
+        qos_max: u16 = 2, 0..=2;
+        /// Retained messages are kept, told as Retain Available; else a retained publish ends the connection (0x9A).
+        retain_available: bool = true;
+        /// Filters may have wildcards, told as Wildcard Subscription Available; else refused (0xA2).
+        wildcard_available: bool = true;
+        /// Subscriptions may have identifiers, told as Subscription Identifiers Available; else refused (0xA1).
+        subscription_ids_available: bool = true;
+        /// Who sends no client identifier is given one; else he is refused (0x85).
+        empty_client_id: bool = true;
+        /// Seconds between two publications of `$SYS` topics; 0 = there are none.
+        sys_interval_s: u32 = 10, 0..=86_400;
+        /// Where MQTT 5 clients are sent when the server shuts down (0x9C and Server Reference); empty = nowhere (0x8B).
+        server_reference: Text = Text::default();
+        /// Messages a client may send in a second; who sends more is not read for a while. 0 = any number.
+        messages_per_s: u32 = 0, 0..=u32::MAX;
+        /// Bytes of messages a client may send in a second; who sends more is not read for a while. 0 = any number.
+        bytes_per_s: u32 = 0, 0..=u32::MAX;
+        /// Filters a client may subscribe to in a second; who asks for more is not read for a while. 0 = any number.
+        subscriptions_per_s: u32 = 0, 0..=u32::MAX;
+        /// Connections at a time; one more is closed at once. 0 = any number.
+        connections_max: u32 = 0, 0..=u32::MAX;
+        /// Connections at a time from one address (of IPv6 the first 64 bits); one more is closed at once. 0 = any number.
+        connections_per_address_max: u32 = 0, 0..=u32::MAX;
+        /// New connections a second from one address; one more is closed at once. 0 = any number.
+        connections_per_address_per_s: u32 = 0, 0..=u32::MAX;
+        /// A proxy in front of all MQTT listeners says where connections come from (PROXY protocol version 2). They must be
+        /// reachable through the proxy only.
+        proxy_protocol: bool = false;
     }
 
-    /// MQTT over WebSocket, path `/mqtt`. Not built yet: the address is checked, nothing listens.
+    /// MQTT over WebSocket, subprotocol `mqtt`.
     mqtt_ws: MqttWsSettings / MqttWsLayer for [Fluxmq, MqttGateway] {
         /// Where it is served.
         listen: ListenAddress = ListenAddress::Loopback(8083);
+        /// Path of the URL.
+        path: Text = Text("/mqtt".into());
+        /// From which pages a browser may connect: those of the same host on whatever port, any, or those listed. Programs
+        /// name no origin and may connect unless there is a list.
+        origins: Origins = Origins::SameHost;
+    }
+
+    /// MQTT over TLS 1.2 and 1.3, also over WebSocket. The files are read again when they change.
+    mqtt_tls: MqttTlsSettings / MqttTlsLayer for [Fluxmq, MqttGateway] {
+        /// Where MQTT over TLS is served.
+        listen: ListenAddress = ListenAddress::Off;
+        /// Where MQTT over WebSocket over TLS is served, with path and origins of `mqtt_ws`.
+        listen_ws: ListenAddress = ListenAddress::Off;
+        /// Certificate chain, a PEM file.
+        certificate: Text = Text::default();
+        /// Private key, a PEM file.
+        key: Text = Text::default();
+        /// Authorities that sign client certificates, a PEM file.
+        client_authorities: Text = Text::default();
+        /// Whether clients must have a certificate that such an authority signed.
+        client_certificate: ClientCertificate = ClientCertificate::None;
+        /// The common name of a client's certificate is its user name, and needs no password.
+        user_from_certificate: bool = false;
+        /// TLS 1.2 is refused.
+        only_tls13: bool = false;
     }
 
     /// AMQP 0.9.1 and 1.0 on one port. Not built yet: the address is checked, nothing listens.
@@ -113,6 +174,11 @@ declare! {
     security: SecuritySettings / SecurityLayer for [Fluxmq, Logd, MqttGateway] {
         /// Let anyone in also where others can reach a listener. Without it such an address is refused at the start.
         allow_anonymous: bool = false;
+        /// The users. Without any, everybody is let in under any name and password.
+        users: Users = Users::default();
+        /// What may be done; the first rule that fits decides. Where none fits it is denied once there is a user, else
+        /// allowed.
+        rules: Rules = Rules::default();
     }
 
     /// What the process writes to standard error.
