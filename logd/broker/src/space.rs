@@ -101,7 +101,10 @@ impl Live {
 
     /// The entries that are referred to, in order.
     pub(crate) fn entries(&self) -> impl Iterator<Item = u64> {
-        self.entries.keys().copied()
+        self.chunks.iter().flat_map(|(number, chunk)| {
+            let used = chunk.counts.iter().enumerate().filter(|(_, count)| **count > 0);
+            used.map(move |(at, _)| number * CHUNK + at as u64)
+        })
     }
 
     /// References in all.
