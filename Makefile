@@ -3,7 +3,7 @@ CARGO ?= cargo
 ARGS ?=
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: run build test lint fmt bench guard versus mutants tools
+.PHONY: run build test lint fmt bench guard versus mutants tools clients suites
 
 run: build
 	exec $(TARGET)/release/fluxmq $(ARGS)

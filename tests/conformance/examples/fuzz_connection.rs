@@ -34,7 +34,9 @@ fn connect(random: &mut Random, level: u8) -> Vec<u8> {
     let mut connect =
         if random.below(2) == 0 { Connect::new(level, &id) } else { Connect::kept(level, &id) };
     if level == 5 {
-        for property in [two(0x21, 5), four(0x27, 2_000), two(0x22, 3), vec![0x17, 0], user("k", "v")] {
+        for property in
+            [two(0x21, 5), four(0x27, 2_000), two(0x22, 3), vec![0x17, 0], user("k", "v")]
+        {
             if random.below(3) == 0 {
                 connect.properties.extend(property);
             }
@@ -80,7 +82,10 @@ fn any(random: &mut Random, level: u8) -> Vec<u8> {
         5 => unsubscribe(level, id, &[filter]),
         6 => ack([0x40, 0x50, 0x62, 0x70][random.below(4)], id),
         7 => vec![0xC0, 0],
-        8 if level == 5 => packet(0xF0, &[&[0x19][..], &properties(&text_property(0x15, "SCRAM-SHA-256"))].concat()),
+        8 if level == 5 => packet(
+            0xF0,
+            &[&[0x19][..], &properties(&text_property(0x15, "SCRAM-SHA-256"))].concat(),
+        ),
         9 if level == 5 => packet(0xE0, &[0x04]),
         10 => vec![0xE0, 0],
         _ => publish(level, 2, topic, id, &props, b""),
@@ -159,7 +164,8 @@ fn main() {
     let seed = next().and_then(|s| s.parse().ok()).unwrap_or(0x5EED);
     println!("seed {seed}");
     let mut random = Random(seed);
-    let mut pair = (Client::clean(at, 5, "check-w"), Client::connect(at, &Connect::kept(4, "check-r")));
+    let mut pair =
+        (Client::clean(at, 5, "check-w"), Client::connect(at, &Connect::kept(4, "check-r")));
     pair.1.subscribe(&[("check/+", 2)]);
     let until = Instant::now() + Duration::from_secs(seconds);
     let (mut connections, mut bytes, mut checks) = (0u64, 0u64, 0u16);
