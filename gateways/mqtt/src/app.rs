@@ -60,6 +60,19 @@ impl Serving {
     /// Users, rules or files of TLS that are wrong, a listener that cannot be used, or the `logd` of this process has
     /// stopped.
     pub async fn run(self, ready: impl FnOnce()) -> io::Result<()> {
+        let stop = StopRequests::listen()?.first();
+        self.run_until(stop, ready).await
+    }
+
+    /// As [`Self::run`], but until `stop` resolves.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_until(
+        self,
+        stop: impl Future<Output = ()>,
+        ready: impl FnOnce(),
+    ) -> io::Result<()> {
         let Self { upstream, config, health, counted } = self;
         let worker = Rc::new(Worker::default());
         let security =
@@ -70,7 +83,7 @@ impl Serving {
         for (socket, listener) in config.listeners {
             listeners.push(Listener::new(socket, listener, all.clone()).map_err(io::Error::other)?);
         }
-        let mut stop = std::pin::pin!(StopRequests::listen()?.first());
+        let mut stop = std::pin::pin!(stop);
         let (urls, name, link) = match upstream {
             Upstream::Here(link) => (Vec::new(), "local".to_owned(), link),
             Upstream::At { urls, name } => {
@@ -87,6 +100,7 @@ impl Serving {
         };
         let (backend, from) = registered.ok_or(io::ErrorKind::BrokenPipe)?;
         worker.set_backend(backend.clone());
+        let alone = urls.is_empty();
         let keep = upstream::keep(backend.clone(), worker.clone(), urls, from);
         let mut events = std::pin::pin!(spawn_local(keep));
         for listener in listeners {
@@ -102,6 +116,9 @@ impl Serving {
         let drained = async {
             gateway.drain().await;
             backend.all_answered().await;
+            if alone {
+                return; // `logd` is told by the end of this process
+            }
             backend.leave();
             let _ = events.await;
         };

@@ -5,10 +5,12 @@ use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
+use fluxmq_process::health::Health;
 use gateway_core::admission::ConnectionLimits;
 use gateway_core::listener::ListenerConfig;
+use gateway_core::metrics::Metrics;
 use gateway_core::security::SecurityConfig;
-use mqtt_gateway::{Config, Settings, Upstream, serve};
+use mqtt_gateway::{Config, Serving, Settings, Upstream};
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
@@ -99,13 +101,15 @@ fn run(options: Options, ready: &Sender<Vec<SocketAddr>>, stopped: oneshot::Rece
         security: options.security,
         limits: options.limits,
     };
-    let stop = async {
-        let _ = stopped.await;
-        Ok(())
-    };
+    let stop = async { drop(stopped.await) };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let ready = || ready.send(addresses).expect("the test waits");
-    let served = serve(Upstream::Here(logd.connect()), config, stop, ready);
-    LocalSet::new().block_on(&runtime, served).expect("it serves");
+    let serving = Serving {
+        upstream: Upstream::Here(logd.connect()),
+        config,
+        health: Health::default(),
+        counted: Metrics::default(),
+    };
+    LocalSet::new().block_on(&runtime, serving.run_until(stop, ready)).expect("it serves");
 }

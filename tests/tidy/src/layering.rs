@@ -8,7 +8,7 @@ use crate::tree::root;
 
 /// Package and the packages of ours it may depend on, outside of its tests.
 const ALLOWED: &[(&str, &[&str])] = &[
-    ("conformance", &["gateway-core", "logd", "mqtt-gateway"]),
+    ("conformance", &["fluxmq-process", "gateway-core", "logd", "mqtt-gateway"]),
     ("floor", &[]),
     ("fluxmq", &["fluxmq-process", "gateway-core", "logd", "mqtt-gateway"]),
     ("fluxmq-bench", &[]),
