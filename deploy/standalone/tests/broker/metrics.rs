@@ -55,12 +55,6 @@ fn page(port: u16) -> Page {
         .collect()
 }
 
-/// A broker with an admin endpoint.
-fn start(place: &Place) -> (Broker, u16) {
-    let admin = free_port();
-    (place.start_with(&["--admin", &format!("127.0.0.1:{admin}")]), admin)
-}
-
 /// A connection that does as it likes: MQTT 5, clean, with properties.
 fn raw(port: u16, id: &str, properties: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
@@ -119,7 +113,11 @@ fn every_metric_is_documented_and_moves() {
     let place = Place::new(1);
     assert!(place.start().terminate().success());
     tear(&place.data);
-    let (broker, admin) = start(&place);
+    let admin = free_port();
+    let address = format!("127.0.0.1:{admin}");
+    // Limits that others never reach; a gateway of its own beside that of the process.
+    let limits = [("FLUXMQ_MQTT_SUBSCRIPTIONS_PER_S_MAX", "100")];
+    let broker = place.start_configured(&["--admin", &address, "--grpc", &place.grpc()], &limits);
     let before = page(admin);
     let documented: BTreeSet<String> = include_str!("../../../../docs/telemetry.md")
         .lines()
@@ -132,6 +130,7 @@ fn every_metric_is_documented_and_moves() {
         assert!(is_right(before[*name]), "{name} is {}", before[*name]);
     }
     let held = make_everything_happen(place.port);
+    let other = other_gateway(&place);
     let still = |name: &str| !FIXED.iter().any(|(fixed, _)| *fixed == name);
     let began = Instant::now();
     loop {
@@ -143,7 +142,30 @@ fn every_metric_is_documented_and_moves() {
         }
         assert!(began.elapsed() < DEADLINE, "these have not moved: {unmoved:?}");
     }
-    drop((held, broker));
+    drop((held, other, broker));
+}
+
+/// Another gateway: messages go there and come from there, until it stops taking them. And a client that
+/// subscribes faster than it may.
+fn other_gateway(place: &Place) -> Broker {
+    let (gateway, port) = place.start_another_gateway();
+    let mut there = Client::connect(port, &Options::clean("there", Version::V5)).expect("connects");
+    there.subscribe("there", 1).expect("subscribed");
+    let mut here =
+        Client::connect(place.port, &Options::clean("here", Version::V5)).expect("connects");
+    here.subscribe("here", 1).expect("subscribed");
+    here.publish(&message("there", 1, 1, b"m")).expect("taken");
+    assert_eq!(there.receive().expect("delivered").topic, "there");
+    there.publish(&message("here", 1, 1, b"m")).expect("taken");
+    assert_eq!(here.receive().expect("delivered").topic, "here");
+    for n in 0..110 {
+        here.subscribe(&format!("many/{n}"), 0).expect("subscribed");
+    }
+    gateway.pause();
+    for _ in 0..8 {
+        here.publish(&message("there", 0, 0, &[0; 512 * 1024])).expect("sent");
+    }
+    gateway
 }
 
 /// Clients of every kind; returns the ones that are to stay.

@@ -116,11 +116,15 @@ impl Drop for Run {
 }
 
 /// Asks a process to stop and waits until it has.
-fn stop(child: &mut Child, signal: &str) -> ExitStatus {
-    let pid = child.id().to_string();
-    let sent = Command::new("kill").args([signal, &pid]).status().expect("kill is there");
-    assert!(sent.success());
+fn stop(child: &mut Child, signal_name: &str) -> ExitStatus {
+    signal(child, signal_name);
     child.wait().expect("it ended")
+}
+
+fn signal(child: &Child, name: &str) {
+    let pid = child.id().to_string();
+    let sent = Command::new("kill").args([name, &pid]).status().expect("kill is there");
+    assert!(sent.success());
 }
 
 /// A running broker; killed when it goes out of scope.
@@ -180,6 +184,7 @@ impl Place {
             // By variables, so that tests can say otherwise by flags.
             .env("FLUXMQ_ADMIN_LISTEN", "off")
             .env("FLUXMQ_GRPC_LISTEN", "off")
+            .env("FLUXMQ_MQTT_WS_LISTEN", "off")
             .env("FLUXMQ_NODE_DATA_DIR", &self.data);
         command
     }
@@ -210,10 +215,31 @@ impl Place {
         Broker { child: start(&mut command), logd: None }
     }
 
+    /// Where gRPC is or can be served.
+    pub(crate) fn grpc(&self) -> String {
+        format!("127.0.0.1:{}", self.grpc_port)
+    }
+
+    /// A further gateway for the broker of this place, and its port.
+    pub(crate) fn start_another_gateway(&self) -> (Broker, u16) {
+        let port = free_port();
+        let child = start(&mut self.gateway_command(port));
+        (Broker { child, logd: None }, port)
+    }
+
+    fn gateway_command(&self, port: u16) -> Command {
+        let mut command = binary("mqtt-gateway");
+        command
+            .args(["--logd", &format!("http://{}", self.grpc())])
+            .args(["--mqtt", &format!("{}:{port}", self.host)])
+            .args(["--admin", "off", "--mqtt-ws", "off"]);
+        command
+    }
+
     fn start_logd(&self) -> Child {
         let mut command = binary("logd");
         command
-            .args(["--grpc", &format!("127.0.0.1:{}", self.grpc_port)])
+            .args(["--grpc", &self.grpc()])
             .args(["--shards", &self.shards.to_string()])
             .args(["--admin", "off", "--data-dir"])
             .arg(&self.data);
@@ -221,12 +247,7 @@ impl Place {
     }
 
     fn start_gateway(&self) -> Child {
-        let mut command = binary("mqtt-gateway");
-        command
-            .args(["--logd", &format!("http://127.0.0.1:{}", self.grpc_port)])
-            .args(["--mqtt", &format!("{}:{}", self.host, self.port)])
-            .args(["--admin", "off"]);
-        start(&mut command)
+        start(&mut self.gateway_command(self.port))
     }
 
     /// Runs the broker with other arguments until it ends; its standard error.
@@ -256,6 +277,11 @@ impl Broker {
             logd.kill().expect("it runs");
             logd.wait().expect("it was killed");
         }
+    }
+
+    /// SIGSTOP of `fluxmq`, or of the gateway.
+    pub(crate) fn pause(&self) {
+        signal(&self.child, "-STOP");
     }
 
     /// kill -9 of `logd` alone, which is started again.

@@ -33,6 +33,8 @@ impl Configured {
         command.current_dir(self.dir.path()).arg("--config").arg(path);
         command.env("FLUXMQ_MQTT_LISTEN", format!("127.0.0.1:{}", self.port));
         command.env("FLUXMQ_ADMIN_LISTEN", format!("127.0.0.1:{}", self.admin));
+        // Nobody asks there; their default ports may be taken.
+        command.envs([("FLUXMQ_GRPC_LISTEN", "off"), ("FLUXMQ_MQTT_WS_LISTEN", "off")]);
         command
     }
 

@@ -34,7 +34,8 @@ impl Place {
     }
 
     fn arguments(&self, command: &mut Command) {
-        command.args(["--mqtt", &self.mqtt, "--admin", &self.admin, "--grpc", "off"]);
+        command.args(["--mqtt", &self.mqtt, "--admin", &self.admin]);
+        command.args(["--grpc", "off", "--mqtt-ws", "off"]);
         command.arg("--data-dir").arg(self.data());
     }
 }
@@ -126,7 +127,10 @@ fn a_directory_in_use_is_left_alone() {
     let place = Place::new();
     let first = run(&mut place.command());
     let mut command = Command::new(env!("CARGO_BIN_EXE_fluxmq"));
-    command.args(["--mqtt", "off", "--admin", "off", "--data-dir"]).arg(place.data());
+    command
+        .args(["--mqtt", "off", "--mqtt-ws", "off", "--grpc", "off", "--admin", "off"])
+        .arg("--data-dir")
+        .arg(place.data());
     let said = refusal(run(&mut command));
     assert_eq!(
         said,
