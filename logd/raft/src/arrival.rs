@@ -23,7 +23,9 @@ const APPEND_BYTES: usize = 4 * 1024 * 1024;
 /// A snapshot that arrives.
 pub(crate) struct Arrival {
     pub(crate) transfer: u64,
-    pub(crate) meta: SnapshotMeta,
+    /// Live entries at and below this index are here already.
+    pub(crate) above: u64,
+    meta: SnapshotMeta,
     writer: SnapshotWriter,
     state: BytesMut,
     state_bytes: u64,
@@ -59,7 +61,7 @@ impl Arrival {
         let stored = encode_meta(&meta, Some(Received { state_bytes, above }));
         let writer = log.snapshots().begin(last, stored.into()).map_err(other)?;
         let state = BytesMut::new();
-        Ok(Self { transfer, meta, writer, state, state_bytes, live_bytes: 0 })
+        Ok(Self { transfer, above, meta, writer, state, state_bytes, live_bytes: 0 })
     }
 
     /// State from `at` on; a chunk that was taken before is taken again.

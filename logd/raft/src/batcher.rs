@@ -207,14 +207,24 @@ pub(crate) fn answer(waiting: Waiting, result: Result<Vec<(u32, Outcome)>, Submi
     }
 }
 
-/// Says that all was done before anybody else has it.
+/// Says of publishes that they were done before anybody else has them.
 #[cfg(planted = "acknowledge_before_majority")]
-pub(crate) fn acknowledge_too_early(waiting: Waiting, raft: &crate::group::RaftNode) -> Waiting {
-    if !raft.is_leader() {
-        return waiting;
-    }
-    for (count, reply) in waiting {
+pub(crate) fn acknowledge_too_early(payload: &[u8], waiting: Waiting, leads: bool) -> Waiting {
+    let Ok(view) = fluxmq_commands::EntryView::read(payload) else { return waiting };
+    let publishes = |slot| {
+        let command = view.slot(slot).map(command::decode);
+        matches!(command, Some(Ok((Command::Publish(_), _))))
+    };
+    let mut next = 0;
+    let early = |(count, reply): (usize, Reply)| {
+        // A batch begins with its head.
+        let mut commands = next + 1..next + 1 + count as u32;
+        next = commands.end;
+        if !leads || !commands.all(publishes) {
+            return (count, reply);
+        }
         reply(Ok(vec![Outcome::Published { matched: 1 }; count]));
-    }
-    Vec::new()
+        (count, Box::new(|_| ()) as Reply)
+    };
+    waiting.into_iter().map(early).collect()
 }

@@ -14,9 +14,9 @@ use openraft::{Config, Raft, SnapshotPolicy};
 use tokio::sync::{oneshot, watch};
 
 use crate::batcher::{Batcher, CommandBatch, Reply, SubmitError};
+use crate::clocks::Clocks;
 use crate::confirm::Confirmations;
 use crate::inbound::Inbound;
-use crate::leadership;
 use crate::log_store::LogStore;
 use crate::machine::{Machine, Observer, Shared};
 use crate::network::Network;
@@ -53,8 +53,11 @@ pub struct Group {
     pub(crate) batcher: Batcher,
     pub(crate) compaction: Compaction,
     pub(crate) inbound: Arc<Inbound>,
-    confirmations: Confirmations,
+    pub(crate) clocks: Arc<Clocks>,
+    pub(crate) confirmations: Confirmations,
     leader: watch::Receiver<Option<u64>>,
+    /// Of a group of one, where nothing follows the leader: who watches it waits and is not told that it is over.
+    _leads: Option<Arc<watch::Sender<Option<u64>>>>,
 }
 
 // === impl Group ===
@@ -79,16 +82,26 @@ impl Group {
         let machine = machine.await.map_err(|e| failed(format!("snapshot: {e}")))?;
         let shared = machine.shared();
         let store = LogStore { log: log.clone(), node };
-        let peers = match &members {
-            Members::Alone => None,
-            Members::Voters(voters) => Some(voters.peers.clone()),
+        let (peers, voters) = match &members {
+            Members::Alone => (None, 1),
+            Members::Voters(voters) => (Some(voters.peers.clone()), voters.addresses.len()),
         };
+        let clocks = Arc::new(Clocks::new(clock.clone(), voters));
         let (to, shared_too) = (log.clone(), shared.clone());
-        let network = Network { shard, node, peers, log: to, shared: shared_too, seed };
+        let network = Network {
+            shard,
+            node,
+            peers,
+            log: to,
+            shared: shared_too,
+            seed,
+            clocks: clocks.clone(),
+        };
+        let others = network.links(&members);
         let raft = Raft::new(node, config, network, store, machine);
         let raft = Runtime::scope(seed, raft).await.map_err(|e| failed(e.to_string()))?;
         let (leads, leader) = watch::channel(None);
-        let group = Self {
+        let mut group = Self {
             shard,
             node,
             raft,
@@ -97,16 +110,16 @@ impl Group {
             batcher: Batcher::new(clock),
             compaction,
             inbound: Arc::new(Inbound::new()),
+            clocks,
             confirmations: Confirmations::default(),
             leader,
+            _leads: None,
         };
         match members {
-            // Nobody else can lead: there is nothing to follow.
-            Members::Alone => group.lead_alone(node, &leads).await.map_err(failed)?,
+            Members::Alone => group.lead_alone(leads).await.map_err(failed)?,
             Members::Voters(voters) => {
-                group.join(node, voters).await.map_err(failed)?;
-                let (raft, confirmations) = (group.raft.clone(), group.confirmations.clone());
-                tokio::spawn(leadership::follow(raft, confirmations, node, leads));
+                group.join(voters).await.map_err(failed)?;
+                tokio::spawn(group.clone().follow(leads, others));
             }
         }
         tokio::spawn(group.clone().propose());
@@ -114,11 +127,8 @@ impl Group {
         Ok(group)
     }
 
-    async fn lead_alone(
-        &self,
-        node: u64,
-        leads: &watch::Sender<Option<u64>>,
-    ) -> Result<(), String> {
+    async fn lead_alone(&mut self, leads: watch::Sender<Option<u64>>) -> Result<(), String> {
+        let node = self.node;
         let initialized = self.raft.is_initialized().await.map_err(|e| e.to_string())?;
         if initialized {
             // Nobody else votes: there is nothing to wait an election timeout for.
@@ -131,11 +141,14 @@ impl Group {
         // The first entry of this term is applied behind everything that was committed before.
         self.confirm().await.map_err(|e| e.to_string())?;
         leads.send_replace(Some(node));
+        // Nobody else can lead: there is nothing to follow.
+        self._leads = Some(Arc::new(leads));
         Ok(())
     }
 
     /// Every voter of a new group writes the same first entry; who comes late learns it from the others.
-    async fn join(&self, node: u64, voters: Voters) -> Result<(), String> {
+    async fn join(&self, voters: Voters) -> Result<(), String> {
+        let node = self.node;
         if !voters.addresses.contains_key(&node) {
             return Err(format!("node {node} is not among the voters"));
         }
@@ -228,6 +241,11 @@ impl Group {
     #[must_use]
     pub fn watch_leader(&self) -> watch::Receiver<Option<u64>> {
         self.leader.clone()
+    }
+
+    /// Asks another voter to lead; this one stops leading when it does. Nothing is said about whether it does.
+    pub async fn hand_over(&self, to: u64) {
+        let _ = self.raft.trigger().transfer_leader(to).await;
     }
 
     /// Stops the group.

@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use logd_broker::Broker;
 use openraft::async_runtime::WatchReceiver;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
+};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -60,7 +62,7 @@ impl Group {
                 Answer::Refused
             }
         };
-        answer.encode()
+        answer.encode(self.clocks.now_ms())
     }
 
     async fn answer_question(&self, question: Question) -> io::Result<Answer> {
@@ -95,13 +97,7 @@ impl Group {
                 Ok(voted(raft.pre_vote(request).await.map_err(io::Error::other)?))
             }
             Question::Begin { transfer, vote, last, meta, state_bytes } => {
-                if let Some(higher) = higher_vote(raft, vote) {
-                    return Ok(Answer::Installed { vote: higher });
-                }
-                let above = self.with_state(Broker::applied);
-                let arrival = Arrival::begin(&self.log, transfer, last, &meta, state_bytes, above)?;
-                *self.inbound.arrival.lock() = Some(arrival);
-                Ok(Answer::Ready { above })
+                self.begin(transfer, vote, last, &meta, state_bytes)
             }
             Question::State { transfer, at, bytes } => {
                 self.arriving(transfer, |arrival| arrival.take_state(at, &bytes))
@@ -110,7 +106,43 @@ impl Group {
                 self.arriving(transfer, |arrival| arrival.take_live(at, &bytes))
             }
             Question::Install { transfer, vote } => self.install(transfer, vote).await,
+            Question::Clock => Ok(Answer::Taken),
+            Question::HandOver { vote, to, last } => {
+                let (vote, last) = (from_log_vote(vote), last.map(from_log));
+                let request = TransferLeaderRequest::new(vote, to, last);
+                let taken = raft.handle_transfer_leader(request).await;
+                Ok(match taken.map_err(io::Error::other)? {
+                    Ok(()) => Answer::Taken,
+                    Err(_) => Answer::Refused,
+                })
+            }
         }
+    }
+
+    fn begin(
+        &self,
+        transfer: u64,
+        vote: logd_log::Vote,
+        last: logd_log::LogId,
+        meta: &[u8],
+        state_bytes: u64,
+    ) -> io::Result<Answer> {
+        if let Some(higher) = higher_vote(&self.raft, vote) {
+            return Ok(Answer::Installed { vote: higher });
+        }
+        let applied = self.raft.data_metrics().borrow_watched().last_applied;
+        if applied >= Some(from_log(last)) {
+            // The answer to an earlier transfer was lost.
+            return Ok(Answer::Installed { vote });
+        }
+        let mut slot = self.inbound.arrival.lock();
+        if let Some(arrival) = slot.as_ref().filter(|a| a.transfer == transfer) {
+            return Ok(Answer::Ready { above: arrival.above });
+        }
+        let above = self.with_state(Broker::applied);
+        *slot = None;
+        *slot = Some(Arrival::begin(&self.log, transfer, last, meta, state_bytes, above)?);
+        Ok(Answer::Ready { above })
     }
 
     /// A transfer that fails in the middle is over; the sender begins a new one.

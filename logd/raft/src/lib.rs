@@ -7,6 +7,7 @@
 
 mod arrival;
 mod batcher;
+mod clocks;
 mod compact;
 mod confirm;
 mod group;

@@ -12,12 +12,15 @@ use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable}
 use openraft::network::RPCOption;
 use openraft::network::v2::RaftNetworkV2;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory};
 
+use crate::clocks::Clocks;
 use crate::log_store::to_stored;
 use crate::machine::{Shared, State};
+use crate::options::Members;
 use crate::peer::{Answer, Question};
 use crate::transfer;
 use crate::transport::{NoAnswer, PeerCall, Peers};
@@ -38,6 +41,7 @@ pub(crate) struct Network {
     pub(crate) log: Log,
     pub(crate) shared: Arc<Shared>,
     pub(crate) seed: u64,
+    pub(crate) clocks: Arc<Clocks>,
 }
 
 /// The way to one voter.
@@ -59,7 +63,22 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Link;
 
     async fn new_client(&mut self, to: u64, node: &openraft::impls::BasicNode) -> Link {
-        Link { network: self.clone(), to, address: node.addr.clone() }
+        self.link(to, &node.addr)
+    }
+}
+
+// === impl Network ===
+
+impl Network {
+    /// To all other voters.
+    pub(crate) fn links(&self, members: &Members) -> Vec<Link> {
+        let Members::Voters(voters) = members else { return Vec::new() };
+        let others = voters.addresses.iter().filter(|(id, _)| **id != self.node);
+        others.map(|(id, address)| self.link(*id, address)).collect()
+    }
+
+    fn link(&self, to: u64, address: &str) -> Link {
+        Link { network: self.clone(), to, address: address.to_owned() }
     }
 }
 
@@ -72,7 +91,7 @@ impl Link {
         question: &Question,
         patience: Duration,
     ) -> Result<Answer, NoAnswer> {
-        let Network { shard, node, peers, .. } = &self.network;
+        let Network { shard, node, peers, clocks, .. } = &self.network;
         let no = |why: &dyn ToString| NoAnswer { node: self.to, why: why.to_string() };
         let peers = peers.as_ref().ok_or_else(|| no(&"this node is alone"))?;
         let call = PeerCall {
@@ -83,9 +102,12 @@ impl Link {
             frame: question.encode(),
             patience,
         };
+        let asked_ms = clocks.now_ms();
         let answer = tokio::time::timeout(patience, peers.call(call)).await;
         let answer = answer.map_err(|_| no(&"it takes too long"))??;
-        Answer::decode(&answer).map_err(|e| no(&e))
+        let (answer, clock_ms) = Answer::decode(&answer).map_err(|e| no(&e))?;
+        clocks.note(self.to, asked_ms, clock_ms);
+        Ok(answer)
     }
 
     async fn elect(
@@ -142,6 +164,20 @@ impl RaftNetworkV2<TypeConfig> for Link {
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         let (vote, last) = (to_log_vote(&request.vote), request.last_log_id.as_ref().map(to_log));
         self.elect(Question::WouldElect { vote, last }, option).await
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let vote = to_log_vote(request.from_leader());
+        let (to, last) = (*request.to_node_id(), request.last_log_id().map(to_log));
+        let question = Question::HandOver { vote, to, last };
+        match self.ask(&question, option.hard_ttl()).await.map_err(unreachable)? {
+            Answer::Taken => Ok(Ok(())),
+            _ => Err(unexpected().into()),
+        }
     }
 
     async fn full_snapshot(

@@ -1,7 +1,8 @@
 //! What voters of a group say to each other, as bytes: one question, one answer. A transport carries them and looks at
 //! nothing in them; whatever the bytes are, decoding them is bounded and never panics.
 //!
-//! A frame is `version u8 · kind u8 · fields`, little-endian. `vote` is `term u64 · candidate u64 · committed u8`; an
+//! A question is `version u8 · kind u8 · fields`, an answer `version u8 · kind u8 · clock u64 · fields`, little-endian;
+//! `clock` is Unix time of the answering node, ms (S7). `vote` is `term u64 · candidate u64 · committed u8`; an
 //! optional `id` is `present u8 · term u64 · index u64`; an `entry` is `index u64 · term u64 · kind u8 · length u32 ·
 //! payload`.
 
@@ -34,6 +35,10 @@ pub(crate) enum Question {
     Live { transfer: u64, at: u64, bytes: Bytes },
     /// All was sent: install it.
     Install { transfer: u64, vote: Vote },
+    /// The leader wants `to` to lead as soon as its log is as long.
+    HandOver { vote: Vote, to: u64, last: Option<LogId> },
+    /// What does your clock show?
+    Clock,
 }
 
 /// The answer.
@@ -66,6 +71,8 @@ const BEGIN: u8 = 4;
 const STATE: u8 = 5;
 const LIVE: u8 = 6;
 const INSTALL: u8 = 7;
+const HAND_OVER: u8 = 8;
+const CLOCK: u8 = 9;
 
 const APPENDED: u8 = 64;
 const APPENDED_UPTO: u8 = 65;
@@ -122,6 +129,13 @@ impl Question {
                 out.put_u64(*transfer);
                 put_vote(&mut out, *vote);
             }
+            Self::Clock => out.put_u8(CLOCK),
+            Self::HandOver { vote, to, last } => {
+                out.put_u8(HAND_OVER);
+                put_vote(&mut out, *vote);
+                out.put_u64(*to);
+                put_id(&mut out, *last);
+            }
         }
         out.into()
     }
@@ -159,6 +173,8 @@ impl Question {
                 });
             }
             INSTALL => Self::Install { transfer: r.u64()?, vote: vote(&mut r)? },
+            CLOCK => Self::Clock,
+            HAND_OVER => Self::HandOver { vote: vote(&mut r)?, to: r.u64()?, last: id(&mut r)? },
             _ => return Err(WireError("not a question that this node knows")),
         };
         r.end()?;
@@ -169,41 +185,42 @@ impl Question {
 // === impl Answer ===
 
 impl Answer {
-    pub(crate) fn encode(&self) -> Bytes {
-        let mut out = vec![VERSION];
+    fn kind(&self) -> u8 {
         match self {
-            Self::Appended => out.put_u8(APPENDED),
-            Self::AppendedUpto(id) => {
-                out.put_u8(APPENDED_UPTO);
-                put_id(&mut out, *id);
-            }
-            Self::Conflict => out.put_u8(CONFLICT),
-            Self::Outvoted(vote) => {
-                out.put_u8(OUTVOTED);
-                put_vote(&mut out, *vote);
-            }
+            Self::Appended => APPENDED,
+            Self::AppendedUpto(_) => APPENDED_UPTO,
+            Self::Conflict => CONFLICT,
+            Self::Outvoted(_) => OUTVOTED,
+            Self::Voted { .. } => VOTED,
+            Self::Ready { .. } => READY,
+            Self::Taken => TAKEN,
+            Self::Installed { .. } => INSTALLED,
+            Self::Refused => REFUSED,
+        }
+    }
+
+    /// `clock_ms` is what the clock of this node shows.
+    pub(crate) fn encode(&self, clock_ms: u64) -> Bytes {
+        let mut out = vec![VERSION, self.kind()];
+        out.put_u64(clock_ms);
+        match self {
+            Self::Appended | Self::Conflict | Self::Taken | Self::Refused => {}
+            Self::AppendedUpto(id) => put_id(&mut out, *id),
+            Self::Outvoted(vote) | Self::Installed { vote } => put_vote(&mut out, *vote),
             Self::Voted { vote, granted, last } => {
-                out.put_u8(VOTED);
                 put_vote(&mut out, *vote);
                 out.put_u8((*granted).into());
                 put_id(&mut out, *last);
             }
-            Self::Ready { above } => {
-                out.put_u8(READY);
-                out.put_u64(*above);
-            }
-            Self::Taken => out.put_u8(TAKEN),
-            Self::Installed { vote } => {
-                out.put_u8(INSTALLED);
-                put_vote(&mut out, *vote);
-            }
-            Self::Refused => out.put_u8(REFUSED),
+            Self::Ready { above } => out.put_u64(*above),
         }
         out.into()
     }
 
-    pub(crate) fn decode(frame: &Bytes) -> Result<Self, WireError> {
+    /// The answer, and what the clock of the other node showed.
+    pub(crate) fn decode(frame: &Bytes) -> Result<(Self, u64), WireError> {
         let (kind, mut r) = open(frame)?;
+        let clock_ms = r.u64()?;
         let answer = match kind {
             APPENDED => Self::Appended,
             APPENDED_UPTO => Self::AppendedUpto(id(&mut r)?),
@@ -217,7 +234,7 @@ impl Answer {
             _ => return Err(WireError("not an answer that this node knows")),
         };
         r.end()?;
-        Ok(answer)
+        Ok((answer, clock_ms))
     }
 }
 

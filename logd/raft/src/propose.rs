@@ -7,6 +7,8 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use tokio::sync::Semaphore;
 
+#[cfg(planted = "acknowledge_before_majority")]
+use crate::batcher::acknowledge_too_early;
 use crate::batcher::{SubmitError, answer};
 use crate::group::{Group, RaftNode};
 use crate::type_config::{Payload, TypeConfig};
@@ -38,6 +40,11 @@ impl Group {
             loop {
                 let Ok(permit) = in_flight.clone().acquire_owned().await else { return };
                 let Some(gathered) = self.batcher.gather() else { break };
+                if self.clocks.is_off() {
+                    // Its time must not get into an entry (S7).
+                    answer(gathered.close().1, Err(SubmitError::NotLeader { leader: None }));
+                    continue;
+                }
                 let closed = match self.log.admit(gathered.payload_bytes(), Priority::Normal) {
                     Err(AppendError::Full { .. }) => gathered.close_freeing(),
                     _ => Some(gathered.close()),
@@ -51,7 +58,7 @@ impl Group {
                 tokio::spawn(async move {
                     // A fault planted to prove that the simulation finds it (design §12).
                     #[cfg(planted = "acknowledge_before_majority")]
-                    let waiting = crate::batcher::acknowledge_too_early(waiting, &raft);
+                    let waiting = acknowledge_too_early(&payload, waiting, raft.is_leader());
                     let written = raft.client_write(Payload(payload)).await;
                     answer(waiting, written.map(|w| w.data).map_err(refused));
                     drop(permit);

@@ -27,6 +27,8 @@ fn questions() -> Vec<Question> {
         Question::State { transfer: 1, at: 0, bytes: bytes.clone() },
         Question::Live { transfer: 1, at: 5, bytes },
         Question::Install { transfer: 1, vote },
+        Question::Clock,
+        Question::HandOver { vote, to: 3, last: some_id(9) },
     ]
 }
 
@@ -52,7 +54,7 @@ fn frames_come_back() {
         assert_eq!(Question::decode(&question.encode()).as_ref(), Ok(&question));
     }
     for answer in answers() {
-        assert_eq!(Answer::decode(&answer.encode()).as_ref(), Ok(&answer));
+        assert_eq!(Answer::decode(&answer.encode(77)), Ok((answer, 77)));
     }
 }
 
@@ -60,7 +62,7 @@ fn frames_come_back() {
 #[test]
 fn damaged_frames_do_no_harm() {
     let frames = questions().iter().map(Question::encode).collect::<Vec<_>>();
-    let answers = answers().iter().map(Answer::encode).collect::<Vec<_>>();
+    let answers = answers().iter().map(|a| a.encode(77)).collect::<Vec<_>>();
     let mut random = 1u64;
     for frame in frames.iter().chain(&answers) {
         for cut in 0..frame.len() {

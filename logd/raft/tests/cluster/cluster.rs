@@ -27,7 +27,7 @@ pub(crate) struct Cluster {
     pub(crate) events: Vec<String>,
     /// Told of every acknowledgement.
     pub(crate) acknowledged: Arc<Notify>,
-    common: Common,
+    pub(crate) common: Common,
     starts: u64,
     down: BTreeMap<u64, SimulatedIo>,
 }

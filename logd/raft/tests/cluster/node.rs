@@ -12,6 +12,7 @@ use logd_log::{AbortOnFatal, Disk, DiskConfig, OpenOptions};
 use logd_raft::{
     Compaction, Encoding, Formation, Group, GroupError, GroupOptions, Observer, Voters,
 };
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::network::Network;
@@ -36,11 +37,21 @@ pub(crate) struct Common {
     pub(crate) begun: Instant,
     /// Longest time between two commit rounds, ms.
     pub(crate) round_ms: u64,
+    /// How far a node's clock is ahead, ms.
+    pub(crate) ahead_ms: Arc<Mutex<BTreeMap<u64, u64>>>,
 }
 
 impl Common {
     pub(crate) fn new(network: Network, compaction: Compaction, round_ms: u64) -> Self {
-        Self { network, compaction, begun: Instant::now(), round_ms }
+        let ahead_ms = Arc::default();
+        Self { network, compaction, begun: Instant::now(), round_ms, ahead_ms }
+    }
+}
+
+impl Common {
+    /// What a right clock shows.
+    pub(crate) fn now_ms(&self) -> u64 {
+        EPOCH_MS + self.begun.elapsed().as_millis() as u64
     }
 }
 
@@ -86,8 +97,10 @@ impl Node {
         let peers = common.network.wire(start);
         let mut options =
             GroupOptions::with_voters(SHARD, id, Voters { addresses, peers, formation });
-        let begun = common.begun;
-        options.clock = Arc::new(move || EPOCH_MS + begun.elapsed().as_millis() as u64);
+        let clocks = common.clone();
+        options.clock = Arc::new(move || {
+            clocks.now_ms() + clocks.ahead_ms.lock().get(&id).copied().unwrap_or_default()
+        });
         options.seed = random.next();
         options.compaction = common.compaction;
         let dead = Arc::new(AtomicBool::new(false));

@@ -222,3 +222,43 @@ fn a_voter_that_lost_its_log_does_not_start() {
         assert!(error.contains("must not vote"), "{error}");
     });
 }
+
+/// A clock that goes wrong costs its node the lead, and its time does not get into the state (S7).
+#[test]
+fn a_node_whose_clock_is_off_leads_nothing() {
+    simulate(async {
+        let (mut cluster, mut client, history) = cluster(10).await;
+        publish(&mut client, 3).await;
+        let off = leader(&cluster);
+        cluster.common.ahead_ms.lock().insert(off, 10_000);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_ne!(leader(&cluster), off, "it handed over");
+        // Another comes and goes: the one that is off is not elected instead.
+        for _ in 0..3 {
+            let now = leader(&cluster);
+            assert_ne!(now, off);
+            cluster.crash(now);
+            publish(&mut client, 3).await;
+            cluster.restart(now).await;
+            cluster.agree().await;
+        }
+        cluster.check(&history);
+        // What it had stamped before it noticed counts until the others' clocks have passed it.
+        let now = cluster.nodes[&leader(&cluster)].group.with_state(Broker::now_ms);
+        assert!(now <= cluster.common.now_ms() + 2_000, "{now}");
+    });
+}
+
+#[test]
+fn a_leader_hands_over_when_it_is_asked_to() {
+    simulate(async {
+        let (mut cluster, mut client, history) = cluster(11).await;
+        publish(&mut client, 3).await;
+        let (old, to) = (leader(&cluster), follower(&cluster));
+        cluster.nodes[&old].group.hand_over(to).await;
+        publish(&mut client, 3).await;
+        cluster.agree().await;
+        assert_eq!(leader(&cluster), to);
+        cluster.check(&history);
+    });
+}
