@@ -6,7 +6,7 @@ pub const STEPS_MAX: u32 = 10_000;
 /// Of those, what is kept for counting the last ones when the work has stopped.
 pub const STEPS_RESERVE: u32 = 500;
 /// Inboxes and queues one publish goes to; it is refused with `LimitExceeded` if more match.
-pub const MATCHES_MAX: usize = 8_000;
+pub const MATCHES_MAX: usize = 4_000;
 /// Registered gateways (meta); `LimitExceeded`.
 pub const GATEWAYS_MAX: usize = 4_096;
 /// Queues of a shard; `LimitExceeded`.
@@ -14,7 +14,7 @@ pub const QUEUES_MAX: usize = 100_000;
 /// Topic filters bound to a queue; `LimitExceeded`.
 pub const BINDINGS_MAX: usize = 1_024;
 /// Consumer groups of a queue; `LimitExceeded`.
-pub const GROUPS_MAX: usize = 1_024;
+pub const GROUPS_MAX: usize = 256;
 /// Members of a group; `LimitExceeded`.
 pub const MEMBERS_MAX: usize = 1_024;
 /// Priorities of a queue; a declaration with more is `InvalidArgument`.
@@ -23,8 +23,11 @@ pub const LEVELS_MAX: u8 = 32;
 pub const VERDICTS_MAX: u64 = 250;
 /// Messages of a group that were returned and are not settled; `LimitExceeded` for another.
 pub const RETURNED_MAX: usize = 100_000;
-/// Queues one message is for; `LimitExceeded` if more are bound to its topic.
+/// Queues one message is for; `LimitExceeded` if more are bound to its topic, or if their groups make it
+/// more than the steps of a command.
 pub const TARGETS_MAX: usize = 1_000;
+/// Stretches of messages that an expiry spares; `InvalidArgument`.
+pub const SPARED_MAX: usize = 4_096;
 /// Messages of a queue whose time has not come; `LimitExceeded`.
 pub const SCHEDULED_MAX: usize = 1_000_000;
 /// Message ids a queue remembers within its window; `LimitExceeded`.

@@ -8,7 +8,7 @@ use crate::broker::Broker;
 use crate::effect::Effect;
 use crate::inbox::{Inbox, Item};
 use crate::index::Due;
-use crate::limits::{RETAINED_MAX, TARGETS_MAX};
+use crate::limits::RETAINED_MAX;
 use crate::producer::Taking;
 use crate::queue::Incoming;
 use crate::retained::{self, Retained};
@@ -86,7 +86,7 @@ impl Broker {
             return Err(Outcome::refused(ErrorCode::LimitExceeded));
         }
         bound.dedup();
-        if bound.len() > TARGETS_MAX {
+        if !self.fits_into_a_command(bound) {
             return Err(Outcome::refused(ErrorCode::LimitExceeded));
         }
         let message = self.incoming(0, publish);

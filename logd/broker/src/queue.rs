@@ -123,6 +123,8 @@ pub(crate) struct Work {
     died: Vec<Died>,
     /// Something came to be given again.
     returned: bool,
+    /// Something was settled or is gone.
+    changed: bool,
 }
 
 /// Steps that burying a message takes at most, with what it pushes out of the dead-letter queue.
@@ -216,6 +218,7 @@ impl Queue {
             let gone = to - self.floor - count(&[&self.dead], self.floor, to, work);
             self.live -= gone;
             self.floor = to;
+            work.changed = true;
         }
         self.skip_dead(work);
     }
@@ -242,6 +245,7 @@ impl Queue {
         if bits == 0 {
             return;
         }
+        work.changed = true;
         let first = block * BLOCK + u64::from(bits.trailing_zeros());
         let mut place = self.blocks.at(first, self.base);
         let end = block * BLOCK + BLOCK - u64::from(bits.leading_zeros());
@@ -264,6 +268,7 @@ impl Queue {
 
     /// Lets go of what lies below the floor, as far as the steps go.
     fn catch_up(&mut self, work: &mut Work) {
+        work.spend(self.groups.len() as u32 / 8);
         for group in self.groups.values_mut() {
             group.advance(&self.dead, self.floor, work);
         }
@@ -357,7 +362,6 @@ impl Queue {
         }
         let Some(slowest) = self.groups.values().min_by_key(|g| g.cursor) else { return };
         let cursor = slowest.cursor;
-        work.spend(self.groups.len() as u32 / 8);
         let candidates: Vec<u64> = match first.max(cursor) {
             from if from < end => {
                 slowest.settled.range(from / BLOCK..=(end - 1) / BLOCK).map(|(b, _)| *b).collect()

@@ -1,12 +1,14 @@
 //! Queues: append, settlement, memory of ten million messages, a restart.
 
-use std::time::Instant;
+use std::time::Duration;
 
 use fluxmq_commands::command::Command;
 use fluxmq_commands::command::queue::*;
 use fluxmq_commands::{EntryBuilder, Outcome};
 use fluxmq_names::ShardId;
 use logd_broker::{Broker, GroupCursor};
+
+use crate::cpu;
 
 const DEEP: u64 = 10_000_000;
 const BATCH: u64 = 100;
@@ -60,22 +62,17 @@ fn anonymous_kib() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-fn report(what: &str, start: Instant, messages: u64) {
-    println!("{what}: {} ns a message", start.elapsed().as_nanos() as u64 / messages);
-}
-
-pub(crate) fn measure() {
-    one_queue();
-    interleaved();
+fn report(what: &str, start: Duration, messages: u64) {
+    println!("{what}: {} ns a message", (cpu() - start).as_nanos() as u64 / messages);
 }
 
 /// One queue: filled in batches, read, settled in order by ranges, and one by one in any order.
-fn one_queue() {
+pub(crate) fn one_queue() {
     let mut shard = Shard::new();
     let before = anonymous_kib();
     let queue = shard.declare("q", Arguments::default());
     let payload = entry(&vec![queue; BATCH as usize], enqueue);
-    let start = Instant::now();
+    let start = cpu();
     for _ in 0..DEEP / BATCH {
         shard.index += 1;
         shard.broker.apply(shard.index, &payload).unwrap();
@@ -83,7 +80,7 @@ fn one_queue() {
     report("append to one queue, 100 an entry", start, DEEP);
     println!("  {} KiB for {DEEP} messages", anonymous_kib() - before);
 
-    let start = Instant::now();
+    let start = cpu();
     let (mut cursor, mut seen, mut out) = (GroupCursor::default(), 0, Vec::new());
     while seen < DEEP {
         out.clear();
@@ -97,13 +94,13 @@ fn one_queue() {
         |verdicts| Command::Queue(QueueCommand::Settle { queue, group: queue, token: 0, verdicts });
     let ack = |first, count| Settlement { verdict: Verdict::Ack, first, count };
     let half = DEEP / 2;
-    let start = Instant::now();
+    let start = cpu();
     for first in (0..half).step_by(BATCH as usize) {
         shard.say(&settle(vec![ack(first, BATCH as u32)]));
     }
     report("settle in order, ranges of 100", start, half);
     let any = 1_000_000;
-    let start = Instant::now();
+    let start = cpu();
     let before = anonymous_kib();
     // 7,919 is prime: every offset once, far from the one before.
     for n in (0..any).step_by(BATCH as usize) {
@@ -113,7 +110,7 @@ fn one_queue() {
     report("settle in any order, one by one, 100 a command", start, any);
     println!("  {} KiB more for it", anonymous_kib().saturating_sub(before));
     let first = half + any;
-    let start = Instant::now();
+    let start = cpu();
     for n in 0..any {
         shard.say(&settle(vec![ack(first + n, 1)]));
     }
@@ -126,13 +123,13 @@ fn one_queue() {
 }
 
 /// A thousand queues filled in turn, one message an entry.
-fn interleaved() {
+pub(crate) fn interleaved() {
     let mut shard = Shard::new();
     let queues: Vec<u64> =
         (0..1_000).map(|n| shard.declare(&format!("q{n}"), Arguments::default())).collect();
     let payloads: Vec<_> = queues.iter().map(|q| entry(&[*q], enqueue)).collect();
     let before = anonymous_kib();
-    let start = Instant::now();
+    let start = cpu();
     for n in 0..DEEP {
         shard.index += 1;
         shard.broker.apply(shard.index, &payloads[n as usize % payloads.len()]).unwrap();
@@ -142,7 +139,7 @@ fn interleaved() {
     println!("  {kib} KiB, {} bytes a message with the counts of the log", kib * 1_024 / DEEP);
     restart(&shard);
     let all: Vec<u8> = queues.iter().flat_map(|q| q.to_le_bytes()).collect();
-    let start = Instant::now();
+    let start = cpu();
     for _ in 0..10_000 {
         shard.say(&enqueue(&all));
     }
@@ -150,15 +147,15 @@ fn interleaved() {
 }
 
 fn restart(shard: &Shard) {
-    let start = Instant::now();
+    let start = cpu();
     let bytes = shard.broker.snapshot().encode();
-    let encoded_ms = start.elapsed().as_millis();
-    let start = Instant::now();
+    let encoded_ms = (cpu() - start).as_millis();
+    let start = cpu();
     let restored = Broker::restore(&bytes).unwrap();
     println!(
         "  snapshot {} bytes, encoded in {encoded_ms} ms, read back in {} ms",
         bytes.len(),
-        start.elapsed().as_millis()
+        (cpu() - start).as_millis()
     );
     assert_eq!(restored.live_references(), shard.broker.live_references());
 }

@@ -188,6 +188,12 @@ impl Broker {
         let (expiry_ms, options) = (enqueue.expiry_ms, enqueue.options);
         let now_ms = self.state.now_ms;
         let message = Incoming { now_ms, position, size, expiry_ms, options };
+        if enqueue.dead.is_some() && queues.len() > 1 {
+            return Outcome::refused(ErrorCode::InvalidArgument);
+        }
+        if !self.fits_into_a_command(&queues) {
+            return Outcome::refused(ErrorCode::LimitExceeded);
+        }
         for &id in &queues {
             match self.state.queues.get(id).map(|q| q.refusal(&message)) {
                 None => return refused(ErrorCode::NotFound, id),
@@ -210,6 +216,13 @@ impl Broker {
             return Outcome::Appended { queues: 1, offset, how: Appending::Stored };
         }
         self.take_into(&queues, &message)
+    }
+
+    /// Whether appending to the queues takes no more than the steps of a command.
+    pub(crate) fn fits_into_a_command(&self, queues: &[u64]) -> bool {
+        let groups = |id: &u64| self.state.queues.get(*id).map_or(0, |q| q.groups.len());
+        let cost: usize = queues.iter().map(|id| 4 + groups(id) / 8).sum();
+        queues.len() <= TARGETS_MAX && cost <= STEPS_MAX as usize / 2
     }
 
     /// Appends a message to queues that are known to take it.

@@ -42,7 +42,11 @@ impl Broker {
         let queue = self.state.queues.get_mut(id)?;
         let mut work = Work { now_ms: self.state.now_ms, left: self.left, ..Work::default() };
         let result = run(queue, &mut work);
-        queue.catch_up(&mut work);
+        if work.changed {
+            queue.catch_up(&mut work);
+            let behind = queue.is_behind();
+            self.note_behind(id, behind);
+        }
         self.spend(work.steps);
         self.reindex(id);
         // Dead letters are referred to from elsewhere before they are let go here.
@@ -56,7 +60,7 @@ impl Broker {
 
     /// Goes on with what step limits cut off.
     pub(crate) fn queue_goes_on(&mut self, id: u64) {
-        self.work_on(id, |_, _| {});
+        self.work_on(id, |_, work| work.changed = true);
     }
 
     /// Enters what is looked up of a queue, after a restart.
@@ -110,7 +114,10 @@ impl Broker {
             self.index.due.extend(times.0.map(|ms| (ms, Due::Queue(id))));
             self.index.expiring.extend(times.1.map(|ms| (ms, id)));
         }
-        if queue.is_some_and(Queue::is_behind) {
+    }
+
+    fn note_behind(&mut self, id: u64, behind: bool) {
+        if behind {
             self.index.behind.insert(id);
         } else {
             self.index.behind.remove(&id);
@@ -193,6 +200,7 @@ impl Broker {
         }
         self.index.moving.remove(&id);
         self.reindex(id);
+        self.note_behind(id, false);
         self.effects.push(Effect::QueueChanged { queue: id });
         self.state.deleted.push_back(queue);
         self.clear_deleted();
@@ -289,6 +297,15 @@ impl Queue {
             work.released.push(moving.position);
             work.spend(1);
         }
-        self.base.offset == tail && self.scheduled.is_empty() && self.moving.is_empty()
+        while work.left > 0
+            && (self.ids.pop_front().is_some()
+                | self.id_times.pop_first().is_some()
+                | self.keys.pop_first().is_some()
+                | self.key_offsets.pop_first().is_some()
+                | self.producers.pop_first().is_some())
+        {
+            work.spend(1);
+        }
+        self.base.offset == tail && work.left > 0
     }
 }

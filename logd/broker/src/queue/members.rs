@@ -92,7 +92,10 @@ impl Broker {
             return Outcome::refused(ErrorCode::LimitExceeded);
         }
         let cursor = group.cursor;
-        self.work_on(queue, |q, _| q.groups.insert(position, group));
+        self.work_on(queue, |q, work| {
+            work.changed = true;
+            q.groups.insert(position, group)
+        });
         self.effects.push(Effect::GroupChanged { queue, group: position });
         Outcome::Group { group: position, cursor, fresh: true }
     }
@@ -113,12 +116,13 @@ impl Broker {
             epoch: 0,
             ..group.clone()
         };
-        self.spend((copy.settled.len() + copy.counts.len()) as u32 / 8);
+        self.spend((copy.settled.len() + copy.counts.len()) as u32 / 20);
         self.add_group(position, queue, copy)
     }
 
     pub(super) fn delete_group(&mut self, queue: u64, group: u64) -> Outcome {
-        let removed = self.work_on(queue, |q, _| {
+        let removed = self.work_on(queue, |q, work| {
+            work.changed = true;
             q.review = 0;
             q.groups.remove(&group)
         });
@@ -134,9 +138,10 @@ impl Broker {
     /// The group begins again somewhere: all from there on is open, all below is settled.
     pub(super) fn seek_group(&mut self, queue: u64, group: u64, start: Start) -> Outcome {
         let sought = self.work_on(queue, |q, work| {
+            work.changed = true;
             let cursor = q.start(start);
             let g = q.groups.get_mut(&group)?;
-            work.spend((g.settled.len() + g.counts.len()) as u32 / 16);
+            work.spend((g.settled.len() + g.counts.len()) as u32 / 20);
             g.seek(cursor);
             q.review = 0;
             Some(cursor)
@@ -162,11 +167,13 @@ impl Broker {
         if g.members.len() >= MEMBERS_MAX {
             return Outcome::refused(ErrorCode::LimitExceeded);
         }
+        let cost = g.members.len() as u32 / 8;
         g.members.insert(position, member);
         g.reelect(position);
         let active = g.active.is_none_or(|a| a == position);
         let epoch = g.epoch;
         self.index.members.insert((member.gateway, queue, group, position));
+        self.spend(cost);
         self.touch(queue);
         self.effects.push(Effect::GroupChanged { queue, group });
         Outcome::Joined { token: position, epoch, active }

@@ -31,6 +31,7 @@ impl Queue {
         if first >= end {
             return 0;
         }
+        work.changed = true;
         let open = end - first - count(&[&g.settled, &self.dead], first, end, work);
         if first == g.cursor {
             g.cursor = end;
@@ -71,7 +72,7 @@ impl Queue {
                 until_ms = work.now_ms + pause.min(longest);
             }
             g.give_again(offset, count, until_ms);
-            work.returned = true;
+            (work.returned, work.changed) = (true, true);
         }
         for (offset, count) in too_often {
             self.die(group, offset, DeadReason::DeliveryLimit, count, work);

@@ -6,11 +6,31 @@ use super::blocks::BLOCK;
 use super::{Died, Queue, Work, bit};
 use crate::broker::Broker;
 use crate::effect::Effect;
+use crate::limits::SPARED_MAX;
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::queue::DeadReason;
 
 /// A message that expired while a consumer has it is looked at again so much later, ms.
 const SPARED_MS: u64 = 1_000;
+
+/// The stretches as first and end, in order, none touching the next.
+fn joined(stretches: &[(u64, u32)]) -> Vec<(u64, u64)> {
+    let ends =
+        stretches.iter().map(|(first, count)| (*first, first.saturating_add((*count).into())));
+    let mut all: Vec<(u64, u64)> = ends.collect();
+    all.sort_unstable();
+    all.dedup_by(|next, kept| {
+        let touches = next.0 <= kept.1;
+        kept.1 = if touches { kept.1.max(next.1) } else { kept.1 };
+        touches
+    });
+    all
+}
+
+fn is_in(stretches: &[(u64, u64)], offset: u64) -> bool {
+    let behind = stretches.partition_point(|(first, _)| *first <= offset);
+    behind.checked_sub(1).is_some_and(|at| offset < stretches[at].1)
+}
 
 // === impl Queue ===
 
@@ -22,9 +42,9 @@ impl Queue {
         let oldest =
             self.blocks.get(self.floor / BLOCK).filter(|_| age_ms > 0 && self.floor < self.tail());
         let age = oldest.map(|b| b.last_ms.saturating_add(age_ms));
-        let used = self.groups.values().any(|g| !g.members.is_empty());
         let expires_ms = self.arguments.expires_ms;
-        let unused = (expires_ms > 0 && !used).then(|| self.touched_ms.saturating_add(expires_ms));
+        let unused = (expires_ms > 0 && !self.has_members())
+            .then(|| self.touched_ms.saturating_add(expires_ms));
         [scheduled, age, unused].into_iter().flatten().min()
     }
 
@@ -33,11 +53,16 @@ impl Queue {
         self.expiring.first().map(|(ms, _)| *ms)
     }
 
+    pub(super) fn has_members(&self) -> bool {
+        self.groups.values().any(|g| !g.members.is_empty())
+    }
+
     /// Nobody used it for as long as it was to live.
     fn is_abandoned(&self, now_ms: u64) -> bool {
         let expires_ms = self.arguments.expires_ms;
-        let used = self.groups.values().any(|g| !g.members.is_empty());
-        expires_ms > 0 && !used && self.touched_ms.saturating_add(expires_ms) <= now_ms
+        expires_ms > 0
+            && !self.has_members()
+            && self.touched_ms.saturating_add(expires_ms) <= now_ms
     }
 
     /// Appends scheduled messages whose time has come, lets go of blocks that are too old. Returns how many
@@ -70,7 +95,7 @@ impl Queue {
     }
 
     /// Expires messages but those in `spared`, which consumers have; block by block.
-    fn expire(&mut self, spared: &[(u64, u32)], work: &mut Work) -> u64 {
+    fn expire(&mut self, spared: &[(u64, u64)], work: &mut Work) -> u64 {
         let mut expired = 0;
         while work.may_bury(BLOCK as usize)
             && let Some(&(ms, block)) = self.expiring.first()
@@ -95,22 +120,21 @@ impl Queue {
     }
 
     /// The messages of a block that have expired, and the lowest expiry of the others; 0 = none.
-    fn expired_in(&self, block: u64, spared: &[(u64, u32)], work: &mut Work) -> (u128, u64) {
+    fn expired_in(&self, block: u64, spared: &[(u64, u64)], work: &mut Work) -> (u128, u64) {
         let end = self.tail().min((block + 1) * BLOCK);
         let first = self.floor.max(self.base.offset).max(block * BLOCK);
         let mut place = self.blocks.at(first, self.base);
         let (mut bits, mut lowest) = (0, u64::MAX);
-        work.spend(BLOCK as u32 / 4 + spared.len() as u32);
+        work.spend(BLOCK as u32 / 4);
         while place.offset < end {
             let offset = place.offset;
             let Some(item) = self.blocks.next(&mut place) else { break };
             if item.expiry_ms == 0 || bit(&self.dead, offset) {
                 continue;
             }
-            let held = |(first, count): &(u64, u32)| offset.wrapping_sub(*first) < (*count).into();
             if item.expiry_ms > work.now_ms {
                 lowest = lowest.min(item.expiry_ms);
-            } else if spared.iter().any(held) {
+            } else if is_in(spared, offset) {
                 lowest = lowest.min(work.now_ms + SPARED_MS);
             } else {
                 bits |= 1 << (offset % BLOCK);
@@ -152,7 +176,12 @@ impl Broker {
     }
 
     pub(super) fn expire(&mut self, id: u64, spared: &[(u64, u32)]) -> Outcome {
-        match self.work_on(id, |q, work| q.expire(spared, work)) {
+        if spared.len() > SPARED_MAX {
+            return Outcome::refused(ErrorCode::InvalidArgument);
+        }
+        self.spend(spared.len() as u32);
+        let spared = joined(spared);
+        match self.work_on(id, |q, work| q.expire(&spared, work)) {
             Some(expired) => Outcome::Number(expired),
             None => Outcome::refused(ErrorCode::NotFound),
         }

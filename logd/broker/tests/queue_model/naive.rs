@@ -453,6 +453,9 @@ impl Model {
         if e.key.is_some_and(|k| self.keys.contains(&k.n)) {
             return Outcome::Appended { queues: 0, offset: 0, how: Appending::Repeat };
         }
+        if e.dead.is_some() && ids.len() > 1 {
+            return Outcome::refused(ErrorCode::InvalidArgument);
+        }
         let mut names = Vec::new();
         for id in ids {
             let Some(name) = self.named(id) else {
