@@ -3,13 +3,15 @@
 
 use std::collections::BTreeMap;
 
+use fluxmq_commands::command::queue::*;
 use fluxmq_commands::command::{Batch, Command, Connect, NEVER, Publish, Settled, Wanted, Will};
-use fluxmq_commands::{EntryBuilder, Outcome};
+use fluxmq_commands::{Appending, EntryBuilder, Outcome};
 use fluxmq_names::{Position, ShardId};
-use logd_broker::{Broker, DeliveryCursor};
+use logd_broker::{Broker, DeliveryCursor, GroupCursor};
 
 const GATEWAY: u64 = 5;
 const CLIENTS: [&str; 3] = ["c0", "c1", "c2"];
+const QUEUES: [&str; 2] = ["qa", "qb"];
 const TOPICS: [&str; 4] = ["a", "a/b", "b", "$s/x"];
 const FILTERS: [&str; 6] = ["a", "a/#", "#", "+", "b", "$s/#"];
 
@@ -30,7 +32,7 @@ impl Random {
     }
 }
 
-/// A command whose session and epoch are ordinals of the CONNECTs that made them.
+/// A command whose session, epoch, queue and group are ordinals of the commands that made them.
 struct Said {
     time_ms: u64,
     command: Command<'static>,
@@ -40,6 +42,9 @@ struct Said {
 fn choose(r: &mut Random, sessions: &BTreeMap<&str, (u64, u64)>) -> Command<'static> {
     let (session, epoch) = sessions.get(r.one(&CLIENTS)).copied().unwrap_or_default();
     let n = r.below(30);
+    if r.below(3) == 0 {
+        return Command::Queue(choose_queue(r, sessions));
+    }
     match r.below(20) {
         0..=2 => Command::Connect(Connect {
             vhost: "/",
@@ -97,6 +102,57 @@ fn choose(r: &mut Random, sessions: &BTreeMap<&str, (u64, u64)>) -> Command<'sta
     }
 }
 
+/// A command on queues; `made` holds name → (queue, 0) among the sessions.
+fn choose_queue(r: &mut Random, made: &BTreeMap<&str, (u64, u64)>) -> QueueCommand<'static> {
+    let name = r.one(&QUEUES);
+    let (queue, _) = made.get(name).copied().unwrap_or_default();
+    let group = queue;
+    match r.below(12) {
+        0 => QueueCommand::Declare {
+            vhost: "/",
+            name,
+            arguments: Arguments {
+                overflow: Overflow::DeadLetter,
+                max_messages: if name == "qa" { 4 } else { 0 },
+                message_ttl_ms: 4_000,
+                delivery_limit: 2,
+                backoff_ms: 500,
+                levels: 3,
+                dead_letter: if name == "qa" { "qb" } else { "elsewhere" },
+                ..Arguments::default()
+            },
+            passive: false,
+        },
+        1 => QueueCommand::Bind { queue, filter: r.one(&FILTERS), bound: r.below(3) > 0 },
+        2 => QueueCommand::GroupJoin { queue, group, consumer: 1, priority: 0, lasting: false },
+        3 => QueueCommand::GroupSeek { queue, group, start: r.one(&[Start::First, Start::Next]) },
+        4..=7 => QueueCommand::Settle {
+            queue,
+            group,
+            token: 0,
+            verdicts: vec![Settlement {
+                verdict: r.one(&[
+                    Verdict::Ack,
+                    Verdict::Return,
+                    Verdict::ReturnLater,
+                    Verdict::Reject,
+                ]),
+                first: r.below(20),
+                count: r.below(4) as u32,
+            }],
+        },
+        _ => QueueCommand::Enqueue(Enqueue {
+            queues: queue.to_le_bytes().to_vec().leak(),
+            options: Options {
+                priority: r.below(4) as u8,
+                deliver_at_ms: if r.below(4) == 0 { 1_000 + r.below(40_000) } else { 0 },
+                ..Options::default()
+            },
+            ..Enqueue::default()
+        }),
+    }
+}
+
 /// The command with ordinals replaced by the positions they have under this cut.
 fn resolved(command: &Command<'static>, at: impl Fn(u64) -> u64) -> Command<'static> {
     let mut command = command.clone();
@@ -110,6 +166,20 @@ fn resolved(command: &Command<'static>, at: impl Fn(u64) -> u64) -> Command<'sta
             *session = at(*session);
             *epoch = at(*epoch);
         }
+        Command::Queue(command) => match command {
+            QueueCommand::Enqueue(enqueue) => {
+                let queue = at(enqueue.queues().next().unwrap_or_default());
+                enqueue.queues = queue.to_le_bytes().to_vec().leak();
+            }
+            QueueCommand::Bind { queue, .. } => *queue = at(*queue),
+            QueueCommand::GroupJoin { queue, group, .. }
+            | QueueCommand::GroupSeek { queue, group, .. }
+            | QueueCommand::Settle { queue, group, .. } => {
+                *queue = at(*queue);
+                *group = at(*group);
+            }
+            _ => {}
+        },
         _ => {}
     }
     command
@@ -208,6 +278,26 @@ impl Fed {
                 s.owner, s.cursor, s.sent_upto
             );
         }
+        for (_, name, id) in self.broker.queues() {
+            let mut all = self.broker.browse(id, 0, 10_000);
+            let mut open = Vec::new();
+            let mut cursor = GroupCursor::default();
+            self.broker.owed_to_group(id, id, &mut cursor, 10_000, &mut open);
+            self.broker.returned_to_group(id, id, None, 10_000, &mut open);
+            for one in all.iter_mut().chain(&mut open) {
+                one.position = self.ordinal(one.position);
+                if let Some(dead) = &mut one.dead {
+                    dead.queue = self.ordinal(dead.queue);
+                }
+            }
+            let mut stats = self.broker.queue_stats(id).expect("listed");
+            for group in &mut stats.groups {
+                group.group = self.ordinal(group.group);
+            }
+            seen += &format!("{name} {all:?} {open:?} {stats:?}\n");
+        }
+        let moves = self.broker.owed_moves().map(|(_, n, m, _)| (n, self.ordinal(m.position)));
+        seen += &format!("{:?}\n", moves.collect::<Vec<_>>());
         let wills = self.broker.owed_wills().map(|(id, _)| self.ordinal(id)).collect::<Vec<_>>();
         let retained = self.broker.retained_matching("/", "#", "", 99).entries;
         let retained: Vec<_> =
@@ -225,6 +315,15 @@ impl Fed {
                 Outcome::Connected(c)
             }
             Outcome::Error { code, .. } => Outcome::Error { code: *code, detail: 0 },
+            Outcome::Declared { queue, fresh } => {
+                Outcome::Declared { queue: self.ordinal(*queue), fresh: *fresh }
+            }
+            Outcome::Joined { token, active, .. } => {
+                Outcome::Joined { token: self.ordinal(*token), epoch: 0, active: *active }
+            }
+            Outcome::Appended { queues, how: Appending::Scheduled, .. } => {
+                Outcome::Appended { queues: *queues, offset: 0, how: Appending::Scheduled }
+            }
             other => other.clone(),
         };
         self.outcomes.iter().map(plain).collect()
@@ -248,6 +347,13 @@ fn script(seed: u64) -> (Vec<Vec<Said>>, Fed) {
             {
                 let made = (fed.ordinal(made.session), fed.ordinal(made.epoch));
                 sessions.insert(c.client_id, made);
+            }
+            if let (
+                Command::Queue(QueueCommand::Declare { name, .. }),
+                Some(Outcome::Declared { queue, .. }),
+            ) = (&said.command, fed.outcomes.last())
+            {
+                sessions.insert(name, (fed.ordinal(*queue), 0));
             }
             group.push(said);
         }
