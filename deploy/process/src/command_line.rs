@@ -28,7 +28,7 @@ pub struct FluxmqOptions {
     /// MQTT 3.1.1 and 5 over TCP [default: 127.0.0.1:1883 and [::1]:1883].
     #[arg(long, value_name = "ADDR")]
     pub mqtt: Option<ListenAddress>,
-    /// MQTT over WebSocket [default: port 8083; not built yet].
+    /// MQTT over WebSocket, path /mqtt [default: port 8083].
     #[arg(long, value_name = "ADDR")]
     pub mqtt_ws: Option<ListenAddress>,
     /// AMQP 0.9.1 and 1.0 [default: port 5672; not built yet].
@@ -91,7 +91,7 @@ pub struct MqttGatewayOptions {
     /// MQTT 3.1.1 and 5 over TCP [default: 127.0.0.1:1883 and [::1]:1883].
     #[arg(long, value_name = "ADDR")]
     pub mqtt: Option<ListenAddress>,
-    /// MQTT over WebSocket [default: port 8083; not built yet].
+    /// MQTT over WebSocket, path /mqtt [default: port 8083].
     #[arg(long, value_name = "ADDR")]
     pub mqtt_ws: Option<ListenAddress>,
     /// Health and metrics over HTTP: /healthz /readyz /metrics [default: port 8091].
