@@ -16,15 +16,8 @@ cache=${VERSUS_CACHE:-$HOME/.cache/fluxmq-versus}
 wants() { [ -z "${PEERS:-}" ] || [[ " $PEERS " == *" $1 "* ]]; }
 
 if [ -z "${BENCH_DIR:-}" ]; then
-  # The two tiers apart are there once their crates have binaries.
-  tiers=()
-  for crate in logd mqtt-gateway; do
-    if cargo metadata --no-deps --format-version 1 --offline 2>/dev/null | grep -q "\"kind\":\[\"bin\"\],\"crate_types\":\[\"bin\"\],\"name\":\"$crate\""; then
-      tiers+=(-p "$crate")
-    fi
-  done
   # Apart, so that the broker has the features of its own build, and that build is used again.
-  cargo build --release -p fluxmq ${tiers[@]+"${tiers[@]}"}
+  cargo build --release -p fluxmq -p logd -p mqtt-gateway
   cargo build --release -p floor
   cargo build --release -p fluxmq-bench --features peers
   BENCH_DIR=${CARGO_TARGET_DIR:-target}/release
