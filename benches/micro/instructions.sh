@@ -16,6 +16,8 @@ micro=${MICRO_BIN:-$bin/micro} fluxmq=${FLUXMQ_BIN:-$bin/fluxmq} bench=${BENCH_B
 work=$(mktemp -d)
 broker=
 trap '[ -z "$broker" ] || kill "$broker" 2>/dev/null; rm -rf "$work"' EXIT
+off=()
+for other in mqtt-ws amqp http coap grpc admin; do off+=("--$other" off); done
 callgrind=(valgrind --tool=callgrind --callgrind-out-file=/dev/null)
 
 collected() { sed -n 's/.*Collected : //p' "$1"; }
@@ -30,7 +32,7 @@ of_case() { # case calls
 of_broker() { # messages arguments
   local port
   port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-  "${callgrind[@]}" "$fluxmq" --data-dir memory --mqtt "127.0.0.1:$port" >/dev/null 2>"$work/log" &
+  "${callgrind[@]}" "$fluxmq" --data-dir memory --mqtt "127.0.0.1:$port" "${off[@]}" >/dev/null 2>"$work/log" &
   broker=$!
   until (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do
     kill -0 $broker 2>/dev/null || { cat "$work/log" >&2; return 1; }

@@ -106,7 +106,8 @@ class Peer:
         data, grpc = str(self.directory / "data"), f"127.0.0.1:{self.native_port}"
         self.start([logd, "--data-dir", data, "--grpc", grpc, "--admin", self.admin()])
         self.wait_until_ready(self.native_port)
-        return [[gateway, "--logd", f"http://{grpc}", "--mqtt", f"127.0.0.1:{self.port}", "--admin", "off"]]
+        mqtt = ["--mqtt", f"127.0.0.1:{self.port}", "--mqtt-ws", "off"]
+        return [[gateway, "--logd", f"http://{grpc}", *mqtt, "--admin", "off"]]
 
     def admin(self):
         return f"127.0.0.1:{self.admin_port}" if self.admin_port else "off"

@@ -5,6 +5,7 @@
 #   PEERS="floor fluxmq nats"   fewer peers      ROWS="qos0 qos1"   fewer rows
 #   ROUNDS=1 SECONDS_PER_RUN=1 CONNECTIONS=1000  the size           LABEL=name NOTE="what else ran"  in the result
 #   FLUXMQ_BIN, NATS_SERVER     other binaries   FLUXMQ_GO_BIN      FluxMQ in Go, by path only
+#   BUDGET_S=1500               no round begins that would end later; fewer rounds are then said
 #   METRICS=yes                 our brokers with their page of metrics: messages per commit round
 #   OTHER_BIN                   a second fluxmq, measured beside the first
 #   INSTALL=no                  take the peers that are there       BENCH_DIR=dir   our release binaries, not built

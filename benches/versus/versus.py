@@ -19,8 +19,9 @@ import tables
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Messages of the first try of a row, by which the length of its runs is set.
 PILOT = 300
-# A run that hangs is given up: the whole comparison must end in time.
+# A run that hangs is given up, and no round begins that would not end within the budget.
 RUN_S_MAX = 40
+BUDGET_S = float(os.environ.get("BUDGET_S", "1500"))
 
 
 def shell(*command):
@@ -157,7 +158,7 @@ class Versus:
             null.wait()
 
 
-def machine(versus, wanted, rounds):
+def machine(versus, wanted):
     commit = shell("git", "rev-parse", "HEAD")
     changed = shell("git", "status", "--porcelain", "-uno", "--", "gateways", "logd", "deploy", "proto", "Cargo.lock")
     digest = lambda path: hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
@@ -173,7 +174,6 @@ def machine(versus, wanted, rounds):
         "versions": {n: version(n, versus.found[n]) for n in wanted},
         "durability": {n: peers.DURABILITY[n] for n in wanted},
         "absent": {n: os.environ.get("ABSENT_" + n.upper().replace("-", "_"), "") for n in peers.ORDER if n not in versus.found and n != "other"},
-        "rounds": rounds,
         "connections": versus.connections,
     }
 
@@ -190,14 +190,21 @@ def main():
         wanted = [n for n in asked if n in versus.found]
         if wanted != asked:
             print(f"not on this machine: {' '.join(n for n in asked if n not in wanted)}", file=sys.stderr)
-        facts = machine(versus, wanted, rounds)
+        facts = machine(versus, wanted)
         facts["ceilings"] = versus.ceilings(versus.found["floor"][0])
+        done, longest = 0, 0.0
         for number in range(1, rounds + 1):
+            round_began = time.monotonic()
+            if number > 1 and round_began - began + longest > BUDGET_S:
+                print(f"no time for round {number}: BUDGET_S is {BUDGET_S:.0f}", file=sys.stderr)
+                break
             for name in wanted:
                 try:
                     versus.round(number, name)
                 except (RuntimeError, subprocess.SubprocessError) as error:
                     versus.note(number, name, "start", {"failed": str(error).strip()})
+            done, longest = number, max(longest, time.monotonic() - round_began)
+        facts["rounds"] = done
     facts["seconds"] = round(time.monotonic() - began)
     label = os.environ.get("LABEL", "versus")
     out = ROOT / "benches/results" / f"{datetime.date.today().isoformat()}-{facts['commit'][:7]}-{label}"
