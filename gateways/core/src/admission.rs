@@ -148,7 +148,7 @@ mod tests {
         let limits =
             ConnectionLimits { connections_per_address_per_s: 2, ..ConnectionLimits::default() };
         let admission = Admission::new(limits);
-        let mut admit = |address, now_ms| admission.admit(ip(address), now_ms).is_some();
+        let admit = |address, now_ms| admission.admit(ip(address), now_ms).is_some();
         assert!(admit("10.0.0.1", 0) && admit("10.0.0.1", 0) && !admit("10.0.0.1", 0));
         assert!(admit("10.0.0.2", 0));
         assert!(!admit("10.0.0.1", 400) && admit("10.0.0.1", 500));

@@ -105,7 +105,7 @@ mod tests {
         let counters = Counters::default();
         add(&counters.reads, 2);
         add(&counters.writes, 3);
-        counters.take(|_, _, _| {});
+        counters.take().for_each(drop);
         add(&counters.reads, 4);
         assert_eq!(counters.total(&["reads"]), 6);
         assert_eq!(counters.total(&["reads", "writes", "nothing"]), 9);
