@@ -1,6 +1,7 @@
 //! `fluxmq` as a black box: real processes, real sockets, kill -9.
 
 mod client;
+mod gateways;
 mod kill;
 mod live;
 mod metrics;
