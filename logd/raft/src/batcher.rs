@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fluxmq_commands::command::queue::QueueCommand;
 use fluxmq_commands::command::{self, Batch, Command};
 use fluxmq_commands::{EntryBuilder, Outcome};
 use fluxmq_names::ErrorCode;
@@ -170,16 +171,53 @@ fn slots(batch: &CommandBatch) -> impl Iterator<Item = &[u8]> {
     starts.zip(&batch.ends).map(move |range| slot(range).unwrap_or_default())
 }
 
-/// Settlements, deletes and ends, and the return of a consumer that is to settle.
+/// Settlements, deletes and ends, and the return of a consumer that is to settle. Without a catch-all: whoever adds a
+/// command says on which side it is.
 fn frees_space(slot: &[u8]) -> bool {
     let Ok((command, _)) = command::decode(slot) else { return false };
     match command {
         Command::Publish(publish) => publish.empty && publish.store,
         Command::Connect(connect) => connect.will.is_none(),
-        Command::Subscribe { .. } | Command::Qos2Open { .. } | Command::GatewayRegister { .. } => {
-            false
-        }
-        _ => true,
+        Command::Queue(command) => queue_frees_space(&command),
+        Command::Tick
+        | Command::GatewayEnded { .. }
+        | Command::EndGatewaysBefore { .. }
+        | Command::OwedDone { .. }
+        | Command::Disconnect { .. }
+        | Command::Unsubscribe { .. }
+        | Command::Settle { .. }
+        | Command::Qos2Close { .. }
+        | Command::SentUpto { .. }
+        | Command::Trim { .. }
+        | Command::Drop { .. }
+        | Command::ReplayAt { .. }
+        | Command::ForgetKeys { .. }
+        | Command::KeysForgotten { .. } => true,
+        Command::Batch(_)
+        | Command::GatewayRegister { .. }
+        | Command::Subscribe { .. }
+        | Command::Qos2Open { .. } => false,
+    }
+}
+
+fn queue_frees_space(command: &QueueCommand<'_>) -> bool {
+    match command {
+        QueueCommand::Delete { .. }
+        | QueueCommand::Purge { .. }
+        | QueueCommand::Settle { .. }
+        | QueueCommand::CancelScheduled { .. }
+        | QueueCommand::GroupDelete { .. }
+        | QueueCommand::GroupJoin { .. }
+        | QueueCommand::GroupLeave { .. }
+        | QueueCommand::Expire { .. }
+        | QueueCommand::Moved { .. }
+        | QueueCommand::Touch { .. } => true,
+        QueueCommand::Declare { .. }
+        | QueueCommand::Bind { .. }
+        | QueueCommand::Enqueue(_)
+        | QueueCommand::GroupCreate { .. }
+        | QueueCommand::GroupSeek { .. }
+        | QueueCommand::GroupCopy { .. } => false,
     }
 }
 
