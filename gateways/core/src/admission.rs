@@ -44,7 +44,8 @@ struct State {
 /// A place among the connections; free again when it is dropped.
 pub struct Admitted {
     admission: Rc<Admission>,
-    address: Option<IpAddr>,
+    /// Behind a box: most connections are counted under no address, and an idle one must stay small.
+    address: Option<Box<IpAddr>>,
 }
 
 // === impl Admission ===
@@ -84,7 +85,7 @@ impl Admission {
             from.open += 1;
         }
         state.open += 1;
-        Some(Admitted { admission: self.clone(), address })
+        Some(Admitted { admission: self.clone(), address: address.map(Box::new) })
     }
 }
 
@@ -92,7 +93,7 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         let mut state = self.admission.state.borrow_mut();
         state.open -= 1;
-        let Some(address) = self.address else { return };
+        let Some(address) = self.address.take() else { return };
         if let Some(from) = state.addresses.get_mut(&address) {
             from.open -= 1;
             if from.open == 0 && from.rate.is_none() {

@@ -13,7 +13,7 @@ use fluxmq_names::filter_matches;
 
 use crate::filter_trie::FilterTrie;
 use crate::message::Subscriber;
-use crate::shared_group::{self, SharedGroup};
+use crate::shared_group::{self, SharedGroup, SharedGroups};
 
 /// How many changed filters are remembered, so that a cached route can be kept when none of them
 /// touches its topic.
@@ -48,8 +48,8 @@ pub(crate) struct Leaf {
     shards: Vec<u32>,
     /// Other gateways with live subscribers, ascending.
     gateways: Vec<OtherGateway>,
-    /// Shared subscriptions with this filter; none is empty.
-    shared: Vec<Rc<SharedGroup>>,
+    /// Shared subscriptions with this filter; none is empty. Behind a box: most filters have none.
+    shared: Option<Box<SharedGroups>>,
 }
 
 impl Leaf {
@@ -57,30 +57,28 @@ impl Leaf {
         self.live.is_empty()
             && self.shards.is_empty()
             && self.gateways.is_empty()
-            && self.shared.is_empty()
+            && self.shared.is_none()
     }
 
     /// Adds a member to a shared subscription; true when it is new.
     fn join(&mut self, name: &str, who: &Rc<dyn Subscriber>, options: SubscriptionOptions) -> bool {
-        if let Some(group) = self.shared.iter().find(|g| g.name() == name) {
-            return group.join(who, options);
-        }
-        let group = SharedGroup::new(name);
-        self.shared.push(group.clone());
-        group.join(who, options)
+        self.shared.get_or_insert_default().join(name, who, options)
     }
 
     /// Removes a member of a shared subscription; false when it is none.
     fn leave(&mut self, name: &str, who: &Rc<dyn Subscriber>) -> bool {
-        let left = self.shared.iter().find(|g| g.name() == name).is_some_and(|g| g.leave(who));
-        self.shared.retain(|g| !g.is_empty());
+        let Some(shared) = &mut self.shared else { return false };
+        let left = shared.leave(name, who);
+        if shared.is_empty() {
+            self.shared = None;
+        }
         left
     }
 
     /// What this gateway announces of the filter (R1).
     fn class(&self) -> Class {
         match &self.live[..] {
-            _ if !self.shared.is_empty() => Class::All,
+            _ if self.shared.is_some() => Class::All,
             [] => Class::Gone,
             live if live.iter().all(|s| s.options.durable) => Class::Zero,
             _ => Class::All,
@@ -330,7 +328,7 @@ fn is_wild(filter: &str) -> bool {
 fn collect(leaf: &Leaf, to: &mut Destinations) {
     to.shards.extend_from_slice(&leaf.shards);
     to.gateways.extend_from_slice(&leaf.gateways);
-    to.shared.extend(leaf.shared.iter().cloned());
+    to.shared.extend(leaf.shared.iter().flat_map(|all| all.groups().iter().cloned()));
     // The scan for repeats stays out of the way of a large leaf met first.
     let known = to.live.len();
     for Subscription { subscriber, options: o } in &leaf.live {

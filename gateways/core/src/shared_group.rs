@@ -20,20 +20,12 @@ pub struct SharedGroup {
 
 impl SharedGroup {
     /// A group without members.
-    pub(crate) fn new(name: &str) -> Rc<Self> {
+    fn new(name: &str) -> Rc<Self> {
         Rc::new(Self { name: name.into(), members: RefCell::default(), next: Cell::new(0) })
     }
 
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.members.borrow().is_empty()
-    }
-
     /// Adds a member, or changes what it asked for; true when it is new.
-    pub(crate) fn join(&self, subscriber: &Rc<dyn Subscriber>, o: SubscriptionOptions) -> bool {
+    fn join(&self, subscriber: &Rc<dyn Subscriber>, o: SubscriptionOptions) -> bool {
         let destination = Destination {
             subscriber: subscriber.clone(),
             qos: o.qos,
@@ -56,7 +48,7 @@ impl SharedGroup {
     }
 
     /// Removes a member; false when it is none.
-    pub(crate) fn leave(&self, subscriber: &Rc<dyn Subscriber>) -> bool {
+    fn leave(&self, subscriber: &Rc<dyn Subscriber>) -> bool {
         let mut members = self.members.borrow_mut();
         let at = members.iter().position(|m| Rc::ptr_eq(&m.subscriber, subscriber));
         at.map(|at| members.remove(at)).is_some()
@@ -74,6 +66,46 @@ impl SharedGroup {
         self.next.set(at + 1);
         let member = &members[at];
         member.subscriber.deliver(message, member).then(|| member.subscriber.clone())
+    }
+}
+
+/// The groups with one filter; none of them is empty.
+#[derive(Default)]
+pub(crate) struct SharedGroups {
+    groups: Vec<Rc<SharedGroup>>,
+}
+
+// === impl SharedGroups ===
+
+impl SharedGroups {
+    pub(crate) fn groups(&self) -> &[Rc<SharedGroup>] {
+        &self.groups
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// Adds a member to the group `name`; true when it is new.
+    pub(crate) fn join(
+        &mut self,
+        name: &str,
+        who: &Rc<dyn Subscriber>,
+        options: SubscriptionOptions,
+    ) -> bool {
+        if let Some(group) = self.groups.iter().find(|g| *g.name == *name) {
+            return group.join(who, options);
+        }
+        let group = SharedGroup::new(name);
+        self.groups.push(group.clone());
+        group.join(who, options)
+    }
+
+    /// Removes a member of the group `name`; false when it is none.
+    pub(crate) fn leave(&mut self, name: &str, who: &Rc<dyn Subscriber>) -> bool {
+        let left = self.groups.iter().find(|g| *g.name == *name).is_some_and(|g| g.leave(who));
+        self.groups.retain(|g| !g.members.borrow().is_empty());
+        left
     }
 }
 

@@ -16,10 +16,8 @@ use crate::greeting::{Greeting, Refused};
 const AUTH_BYTES_MAX: u32 = 8 * 1024;
 
 /// Who a client is.
-#[derive(Default)]
 pub(crate) struct Identity {
-    /// None for a client without name.
-    pub(crate) user: Option<Box<str>>,
+    pub(crate) user: Box<str>,
     /// It was shown by SCRAM, and may be again.
     pub(crate) scram: Option<Rc<Security>>,
 }
@@ -30,14 +28,14 @@ pub(crate) async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     security: &Rc<Security>,
     connect: &Connect<'_>,
     answer: &mut Vec<u8>,
-) -> Result<Identity, Refused> {
+) -> Result<Option<Box<Identity>>, Refused> {
     if let Some(method) = connect.properties.text(PropertyId::AUTH_METHOD) {
         if method != SCRAM_SHA_256 || !security.has_scram() {
             return Err(Refused::told(ReasonCode::BAD_AUTHENTICATION_METHOD));
         }
         let data = connect.properties.binary(PropertyId::AUTH_DATA).unwrap_or_default();
         let user = exchange(greeting, security, data, answer).await?;
-        return Ok(Identity { user: Some(user.into()), scram: Some(security.clone()) });
+        return Ok(Some(Box::new(Identity { user: user.into(), scram: Some(security.clone()) })));
     }
     let certified = greeting.peer.certificate_user.clone();
     let credentials = match (&certified, connect.username) {
@@ -49,7 +47,7 @@ pub(crate) async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
         (None, None) => Credentials::None,
     };
     match security.authenticate(credentials).await {
-        Ok(user) => Ok(Identity { user: user.map(Into::into), scram: None }),
+        Ok(user) => Ok(user.map(|user| Box::new(Identity { user: user.into(), scram: None }))),
         Err(_) if connect.username.is_none() => Err(Refused::told(ReasonCode::NOT_AUTHORIZED)),
         Err(_) => Err(Refused::told(ReasonCode::BAD_USER_NAME_OR_PASSWORD)),
     }
@@ -113,7 +111,9 @@ impl Client {
     pub(crate) fn reauthenticate(&self, auth: &Auth<'_>) -> Result<(), Close> {
         const BROKEN: Close = Close::ByServer(ReasonCode::PROTOCOL_ERROR);
         const DENIED: Close = Close::ByServer(ReasonCode::NOT_AUTHORIZED);
-        let Some(security) = self.terms.identity.scram.as_ref().filter(|_| has_method(auth)) else {
+        let identity = self.terms.identity.as_deref().filter(|_| has_method(auth));
+        let Some((security, known)) = identity.and_then(|i| Some((i.scram.as_ref()?, &*i.user)))
+        else {
             return Err(BROKEN); // MQTT-4.12.0-7, MQTT-4.12.1-1
         };
         let data = auth.properties.binary(PropertyId::AUTH_DATA).unwrap_or_default();
@@ -128,7 +128,7 @@ impl Client {
             (ReasonCode::CONTINUE_AUTHENTICATION, Some(exchange)) => {
                 let exchange: Exchange = *exchange;
                 let (user, data) = exchange.finish(data).map_err(|_| DENIED)?;
-                if self.terms.identity.user.as_deref() != Some(&*user) {
+                if user != known {
                     return Err(DENIED);
                 }
                 (ReasonCode::SUCCESS, data)

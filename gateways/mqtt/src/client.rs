@@ -81,8 +81,8 @@ pub(crate) struct Terms {
     pub(crate) problem_info: bool,
     /// What the client may do.
     pub(crate) access: Access,
-    /// Who it is, and by which authentication method it showed that.
-    pub(crate) identity: Identity,
+    /// Who it is, and by which authentication method it showed that; None for a client without a name.
+    pub(crate) identity: Option<Box<Identity>>,
     /// Published when the connection ends without DISCONNECT.
     pub(crate) will: Option<Box<Will>>,
 }

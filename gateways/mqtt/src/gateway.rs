@@ -227,3 +227,27 @@ fn say_why(client: &Client, reason: ReasonCode, text: &str) {
     let mut out = client.out.borrow_mut();
     encode::disconnect(out.writer(&client.worker), client.terms.version, reason, &properties);
 }
+
+#[cfg(test)]
+mod tests {
+    use gateway_core::admission::{Admission, ConnectionLimits};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// What an idle connection owns, besides its socket, its subscription and the allocator's rounding.
+    #[tokio::test]
+    async fn an_idle_connection_is_small() {
+        let gateway =
+            Gateway::new(Rc::new(Worker::default()), Settings::default(), Security::open());
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let socket = TcpStream::connect(listener.local_addr().expect("bound")).await;
+        let all = Admission::new(ConnectionLimits::default());
+        let place = || all.admit(None, 0).expect("no limit");
+        let places = (place(), place());
+        let io = Transport::Plain(socket.expect("connects"));
+        let task = serve(io, Box::default(), places, gateway);
+        let sizes = (size_of_val(&task), size_of::<Client>());
+        assert!(sizes.0 <= 264 && sizes.1 <= 352, "task, client: {sizes:?}");
+    }
+}

@@ -18,7 +18,7 @@ use mqtt_codec::{Connect, PropertyId, ReasonCode, Value, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use crate::authentication::{Identity, authenticate};
+use crate::authentication::authenticate;
 use crate::client::{Client, Close, Terms, Will};
 use crate::durable::Durable;
 use crate::gateway::Gateway;
@@ -75,7 +75,8 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
     let (mut terms, assigned) = settle(connect, &gateway.settings).map_err(Refused::told)?;
     let mut answer = Vec::new();
     terms.identity = authenticate(greeting, &gateway.security, connect, &mut answer).await?;
-    terms.access = gateway.security.access(terms.identity.user.as_deref(), &terms.client_id);
+    terms.access =
+        gateway.security.access(terms.identity.as_ref().map(|i| &*i.user), &terms.client_id);
     check_will(connect, &terms, &gateway.settings).map_err(Refused::told)?;
     take_over(gateway, &terms.client_id).await;
     let client = Client::new(gateway, gateway.worker.table("/"), terms);
@@ -138,7 +139,7 @@ fn settle(connect: &Connect<'_>, settings: &Settings) -> Result<(Terms, bool), R
         aliases_out: u16::try_from(aliases_out).unwrap_or(0),
         problem_info: number(PropertyId::REQUEST_PROBLEM_INFO) != Some(0),
         access: Access::default(),
-        identity: Identity::default(),
+        identity: None,
         will: connect.will.as_ref().map(|w| Box::new(will(w))),
     };
     Ok((terms, assigned))

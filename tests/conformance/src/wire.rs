@@ -55,12 +55,22 @@ pub struct Connect {
     pub keep_alive: u16,
     pub properties: Vec<u8>,
     pub id: String,
-    /// QoS, retain, properties, topic, payload.
-    pub will: Option<(u8, bool, Vec<u8>, String, Vec<u8>)>,
+    pub will: Option<Will>,
     pub user: Option<String>,
     pub password: Option<Vec<u8>>,
     /// Added to the flags.
     pub flags: u8,
+}
+
+/// The will of a CONNECT.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)] // the names are the standard's
+pub struct Will {
+    pub qos: u8,
+    pub retain: bool,
+    pub properties: Vec<u8>,
+    pub topic: String,
+    pub payload: Vec<u8>,
 }
 
 /// Bytes with their length before.
@@ -242,7 +252,8 @@ impl Connect {
     /// With a will.
     #[must_use]
     pub fn will(mut self, topic: &str, payload: &[u8], qos: u8, retain: bool) -> Self {
-        self.will = Some((qos, retain, Vec::new(), topic.into(), payload.to_vec()));
+        let (topic, payload) = (topic.into(), payload.to_vec());
+        self.will = Some(Will { qos, retain, properties: Vec::new(), topic, payload });
         self
     }
 
@@ -251,13 +262,13 @@ impl Connect {
     pub fn bytes(&self) -> Vec<u8> {
         let mut flags = self.flags | u8::from(self.clean) << 1;
         let mut tail = string(&self.id);
-        if let Some((qos, retain, props, topic, payload)) = &self.will {
-            flags |= 4 | qos << 3 | u8::from(*retain) << 5;
+        if let Some(will) = &self.will {
+            flags |= 4 | will.qos << 3 | u8::from(will.retain) << 5;
             if self.level == 5 {
-                tail.extend(properties(props));
+                tail.extend(properties(&will.properties));
             }
-            tail.extend(string(topic));
-            tail.extend(binary(payload));
+            tail.extend(string(&will.topic));
+            tail.extend(binary(&will.payload));
         }
         if let Some(user) = &self.user {
             flags |= 0x80;

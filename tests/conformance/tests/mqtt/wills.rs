@@ -64,7 +64,7 @@ fn a_will_keeps_its_properties_and_their_order() {
     let users = [user("b", "1"), user("a", "2"), user("b", "3")].concat();
     let mut connect = Connect::new(5, "will-properties").will("will-properties", b"x", 1, false);
     let will = connect.will.as_mut().expect("set");
-    will.2 = [
+    will.properties = [
         vec![0x01, 1],
         text_property(0x03, "text/plain"),
         four(0x02, 60),
@@ -101,7 +101,7 @@ fn a_will_waits_for_its_delay_and_for_no_longer_than_the_session() {
     let delayed = |id: &str, delay_s: u32, expiry_s: u32| {
         let mut connect = Connect::kept(5, id).will(&format!("delayed/{id}"), b"x", 1, false);
         connect.properties = four(0x11, expiry_s);
-        connect.will.as_mut().expect("set").2 = four(0x18, delay_s);
+        connect.will.as_mut().expect("set").properties = four(0x18, delay_s);
         connect
     };
     let mut watcher = Client::clean(at(), 5, "delayed-r");
@@ -128,7 +128,7 @@ fn a_will_waits_for_its_delay_and_for_no_longer_than_the_session() {
 #[test]
 fn a_will_whose_payload_is_not_what_it_says_is_refused() {
     let mut connect = Connect::new(5, "will-format").will("w", &[0xFF], 0, false);
-    connect.will.as_mut().expect("set").2 = vec![1, 1];
+    connect.will.as_mut().expect("set").properties = vec![1, 1];
     let (mut client, connack) = Client::try_connect(at(), &connect);
     assert_eq!(connack.body[..2], [0, 0x99]);
     client.closed(0);
