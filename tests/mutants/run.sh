@@ -15,6 +15,7 @@ forget_delivery_count logd-broker --test=queue_model
 dead_letter_lost logd-broker --test=queue_model
 settlement_of_an_old_epoch logd-broker --test=queue_model
 take_a_message_id_twice logd-broker --test=queue_model
+half_a_transaction logd-broker --test=queue_model
 restart_forgets_work_left logd-broker --test=queue_steps
 skip_sync logd-log --test=crash
 drop_last_batch logd-log --test=crash

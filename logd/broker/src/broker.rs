@@ -6,8 +6,10 @@ use crate::effect::Effect;
 use crate::index::Index;
 use crate::limits::{STEPS_MAX, STEPS_RESERVE, STREAMS_MAX};
 use crate::producer::Producer;
+use crate::queue::Transaction;
 use crate::state::State;
 use fluxmq_commands::Outcome;
+use fluxmq_commands::command::queue::QueueCommand;
 use fluxmq_commands::command::{self, Batch, Command};
 use fluxmq_commands::wire::{Reader, WireError};
 use fluxmq_commands::{EntryView, FEATURE_LEVEL};
@@ -77,6 +79,9 @@ pub struct Broker {
     /// Position of the command at hand, and bytes of its body.
     pub(crate) at: u64,
     pub(crate) size: u32,
+    /// Why the transaction that begins is refused, and the one whose parts come.
+    pub(crate) refusal: Option<Outcome>,
+    pub(crate) transaction: Transaction,
     /// Queues that push dead letters into one another within the command at hand.
     pub(crate) chain: u32,
     /// Inboxes that match the publish at hand; kept for its memory.
@@ -113,6 +118,7 @@ impl Broker {
                 command::decode(bytes).map_err(|why| ApplyError::Command { index, slot, why })?;
             let position = Position::new(index, slot).0;
             if let Command::Batch(batch) = command {
+                self.transaction = Transaction::default();
                 self.end_batch(sender.take());
                 sender = self.begin_batch(&batch);
                 continue;
@@ -120,6 +126,7 @@ impl Broker {
             self.begin_steps();
             self.at = position;
             self.size = u32::try_from(body.len()).unwrap_or(u32::MAX);
+            self.look_at_parts(&view, slot, &command);
             let outcome = match &mut sender {
                 Some(sender) if sender.left > 0 => self.in_sequence(sender, position, &command),
                 _ => self.execute(position, &command),
@@ -128,6 +135,7 @@ impl Broker {
             applied.steps = applied.steps.max(self.steps);
         }
         self.end_batch(sender);
+        self.transaction = Transaction::default();
         self.begin_steps();
         self.go_on();
         applied.steps = applied.steps.max(self.steps);
@@ -197,7 +205,12 @@ impl Broker {
         if sequence > producer.next {
             return Outcome::Error { code: ErrorCode::OutOfSequence, detail: producer.next };
         }
-        if producer.is_full() || streams >= STREAMS_MAX {
+        // All parts of a transaction must find room for their outcomes, or none.
+        let parts = match command {
+            Command::Queue(QueueCommand::Transaction { count }) => usize::from(*count),
+            _ => 0,
+        };
+        if producer.is_full(parts) || streams >= STREAMS_MAX {
             return Outcome::Error { code: ErrorCode::LimitExceeded, detail: producer.next };
         }
         let outcome = self.execute_for(sender.epoch, position, command);
@@ -207,6 +220,9 @@ impl Broker {
 
     /// What gateways may ask for.
     fn execute_for(&mut self, gateway: u64, position: u64, command: &Command<'_>) -> Outcome {
+        if let Some(outcome) = self.part(position, command) {
+            return outcome;
+        }
         match command {
             Command::Publish(publish) if publish.list.is_none() => self.publish(position, publish),
             Command::Connect(connect) => self.connect(gateway, position, connect),
@@ -249,6 +265,9 @@ impl Broker {
 
     /// What the leader of the shard asks for.
     fn execute(&mut self, position: u64, command: &Command<'_>) -> Outcome {
+        if let Some(outcome) = self.part(position, command) {
+            return outcome;
+        }
         match command {
             Command::Tick => self.tick(),
             Command::Publish(publish) => return self.publish(position, publish),

@@ -22,10 +22,12 @@ pub const LEVELS_MAX: u8 = 32;
 /// Blocks of acknowledgements and messages of other verdicts in one settlement; `InvalidArgument`.
 pub const VERDICTS_MAX: u64 = 250;
 /// Messages of a group that were returned and are not settled; `LimitExceeded` for another.
-pub const RETURNED_MAX: usize = 100_000;
+pub const RETURNED_MAX: u64 = 100_000;
 /// Queues one message is for; `LimitExceeded` if more are bound to its topic, or if their groups make it
 /// more than the steps of a command.
 pub const TARGETS_MAX: usize = 1_000;
+/// Messages and verdicts of one transaction; `InvalidArgument`.
+pub const TRANSACTION_MAX: usize = 1_000;
 /// Stretches of messages that an expiry spares; `InvalidArgument`.
 pub const SPARED_MAX: usize = 4_096;
 /// Messages of a queue whose time has not come; `LimitExceeded`.

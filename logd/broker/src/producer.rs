@@ -45,9 +45,9 @@ impl Producer {
         self.next == 1
     }
 
-    /// Whether another outcome may be recorded.
-    pub(crate) fn is_full(&self) -> bool {
-        self.recorded.len() >= OUTCOMES_MAX
+    /// Whether no other outcome may be recorded, with `more` behind it.
+    pub(crate) fn is_full(&self, more: usize) -> bool {
+        self.recorded.len() + more >= OUTCOMES_MAX
     }
 
     /// Records the outcome of the next sequence.

@@ -16,6 +16,7 @@ mod reads;
 mod settle;
 mod snapshot;
 mod timers;
+mod transaction;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -24,6 +25,7 @@ use blocks::{BLOCK, Blocks, Item, Place};
 pub(crate) use group::Group;
 pub use group::Member;
 pub use reads::{GroupCursor, GroupStats, QueueMessage, QueueStats};
+pub(crate) use transaction::Transaction;
 
 use fluxmq_commands::command::queue::{Arguments, DeadLetter, DeadReason, Retention};
 

@@ -55,6 +55,7 @@ operations! {
     QUEUE_EXPIRE = 213,
     MOVED = 214,
     QUEUE_TOUCH = 215,
+    TRANSACTION = 216,
 }
 
 /// Head of a batch of commands of one producer (Q1).

@@ -70,6 +70,8 @@ codes! {
     Corrupt = 15 Retry,
     /// Somebody else has it, or it is not empty.
     InUse = 16 Retry,
+    /// Another part of its transaction was refused: nothing of it was done.
+    Aborted = 17 Retry,
 }
 
 // === impl ErrorCode ===

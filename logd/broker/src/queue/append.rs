@@ -1,5 +1,7 @@
 //! Messages come into queues: by name or by topic, once, now or later (Q5).
 
+use std::collections::BTreeMap;
+
 use fluxmq_names::ErrorCode;
 
 use super::blocks::{BLOCK, Item};
@@ -26,28 +28,43 @@ pub(crate) struct Incoming<'a> {
     pub(crate) options: Options<'a>,
 }
 
+/// What earlier parts of a transaction will have done to a queue.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ahead {
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+    pub(super) returned: u64,
+}
+
 // === impl Queue ===
 
 impl Queue {
     /// Why the queue does not take a message, if it does not.
     pub(crate) fn refusal(&self, message: &Incoming<'_>) -> Option<ErrorCode> {
+        self.refusal_after(&Ahead::default(), message)
+    }
+
+    /// The same when something was appended to it before.
+    fn refusal_after(&self, ahead: &Ahead, message: &Incoming<'_>) -> Option<ErrorCode> {
         let (arguments, options) = (&self.arguments, &message.options);
         let size = u64::from(message.size);
         if arguments.max_bytes > 0 && size > arguments.max_bytes {
             return Some(ErrorCode::TooLarge);
         }
-        let waiting = self.scheduled.len() as u64;
+        let waiting = self.scheduled.len() as u64 + ahead.messages;
+        let bytes = self.bytes + ahead.bytes;
         let full = arguments.max_messages > 0 && self.live + waiting >= arguments.max_messages
-            || arguments.max_bytes > 0 && self.bytes + size > arguments.max_bytes;
-        let new = |known: bool, len: usize, max: usize| !known && len >= max;
+            || arguments.max_bytes > 0 && bytes + size > arguments.max_bytes;
+        let more = ahead.messages as usize;
+        let new = |known: bool, len: usize, max: usize| !known && len + more >= max;
         let refused = full && arguments.overflow == Overflow::Reject
-            || options.deliver_at_ms > 0 && self.scheduled.len() >= SCHEDULED_MAX
+            || options.deliver_at_ms > 0 && self.scheduled.len() + more >= SCHEDULED_MAX
             || arguments.compact
                 && new(self.keys.contains_key(options.key), self.keys.len(), KEYS_PER_QUEUE_MAX)
             || options.producer.is_some_and(|(name, _)| {
                 new(self.producers.contains_key(name), self.producers.len(), PRODUCERS_MAX)
             })
-            || self.ids.len() >= DEDUP_IDS_MAX && !self.forgets_an_id(message.now_ms);
+            || self.ids.len() + more >= DEDUP_IDS_MAX && !self.forgets_an_id(message.now_ms);
         refused.then_some(ErrorCode::LimitExceeded)
     }
 
@@ -169,53 +186,75 @@ impl Queue {
 impl Broker {
     /// A message for queues that routing has chosen: it goes to all of them or to none.
     pub(crate) fn enqueue(&mut self, position: u64, enqueue: &Enqueue<'_>, size: u32) -> Outcome {
-        let refused = |code, detail| Outcome::Error { code, detail };
+        match self.enqueue_refusal(enqueue, size, &mut BTreeMap::new()) {
+            Some(refusal) => refusal,
+            None => self.enqueue_unasked(position, enqueue, size),
+        }
+    }
+
+    /// Why a message is not taken; `ahead` is what earlier parts of its transaction did, and it with them.
+    pub(super) fn enqueue_refusal(
+        &self,
+        enqueue: &Enqueue<'_>,
+        size: u32,
+        ahead: &mut BTreeMap<u64, Ahead>,
+    ) -> Option<Outcome> {
+        let refused = |code, detail| Some(Outcome::Error { code, detail });
         let queues: Vec<u64> = enqueue.queues().collect();
-        if queues.len() > TARGETS_MAX || !queues.is_sorted_by(|a, b| a < b) || queues.is_empty() {
-            return Outcome::refused(ErrorCode::InvalidArgument);
+        let sorted = queues.is_sorted_by(|a, b| a < b) && !queues.is_empty();
+        if !sorted || queues.len() > TARGETS_MAX || enqueue.dead.is_some() && queues.len() > 1 {
+            return refused(ErrorCode::InvalidArgument, 0);
         }
-        if let Some(key) = enqueue.key {
-            match self.state.keys.look(key, enqueue.lowest_open) {
-                Taking::Fresh => {}
-                Taking::Repeat => {
-                    self.state.keys.take(key, enqueue.lowest_open);
-                    return Outcome::Appended { queues: 0, offset: 0, how: Appending::Repeat };
-                }
-                Taking::Full => return Outcome::refused(ErrorCode::LimitExceeded),
-                Taking::Far => return Outcome::refused(ErrorCode::InvalidArgument),
-            }
-        }
-        let (expiry_ms, options) = (enqueue.expiry_ms, enqueue.options);
-        let now_ms = self.state.now_ms;
-        let message = Incoming { now_ms, position, size, expiry_ms, options };
-        if enqueue.dead.is_some() && queues.len() > 1 {
-            return Outcome::refused(ErrorCode::InvalidArgument);
+        match enqueue.key.map(|key| self.state.keys.look(key, enqueue.lowest_open)) {
+            None | Some(Taking::Fresh) => {}
+            // It is in the queues already.
+            Some(Taking::Repeat) => return None,
+            Some(Taking::Full) => return refused(ErrorCode::LimitExceeded, 0),
+            Some(Taking::Far) => return refused(ErrorCode::InvalidArgument, 0),
         }
         if !self.fits_into_a_command(&queues) {
-            return Outcome::refused(ErrorCode::LimitExceeded);
+            return refused(ErrorCode::LimitExceeded, 0);
         }
+        let (position, now_ms) = (0, self.state.now_ms);
+        let (expiry_ms, options) = (enqueue.expiry_ms, enqueue.options);
+        let message = Incoming { now_ms, position, size, expiry_ms, options };
         for &id in &queues {
-            match self.state.queues.get(id).map(|q| q.refusal(&message)) {
+            let before = ahead.entry(id).or_default();
+            match self.state.queues.get(id).map(|q| q.refusal_after(before, &message)) {
                 None => return refused(ErrorCode::NotFound, id),
                 Some(Some(code)) => return refused(code, id),
                 Some(None) => {}
             }
+            before.messages += 1;
+            before.bytes += u64::from(size);
         }
+        None
+    }
+
+    /// Takes a message that nothing refuses, once.
+    pub(super) fn enqueue_unasked(
+        &mut self,
+        position: u64,
+        enqueue: &Enqueue<'_>,
+        size: u32,
+    ) -> Outcome {
+        let queues: Vec<u64> = enqueue.queues().collect();
+        let (expiry_ms, options) = (enqueue.expiry_ms, enqueue.options);
         if let Some(key) = enqueue.key {
+            let repeat = self.state.keys.look(key, enqueue.lowest_open) == Taking::Repeat;
             self.state.keys.take(key, enqueue.lowest_open);
+            if repeat {
+                return Outcome::Appended { queues: 0, offset: 0, how: Appending::Repeat };
+            }
         }
-        if let Some(dead) = enqueue.dead {
-            let item = Item {
-                position,
-                size,
-                dead: Some(dead),
-                priority: options.priority,
-                ..Item::default()
-            };
-            let offset = self.append_dead(queues[0], item);
+        if let (Some(dead), &[queue]) = (enqueue.dead, &queues[..]) {
+            let (priority, dead) = (options.priority, Some(dead));
+            let item = Item { position, size, dead, priority, ..Item::default() };
+            let offset = self.append_dead(queue, item);
             return Outcome::Appended { queues: 1, offset, how: Appending::Stored };
         }
-        self.take_into(&queues, &message)
+        let now_ms = self.state.now_ms;
+        self.take_into(&queues, &Incoming { now_ms, position, size, expiry_ms, options })
     }
 
     /// Whether appending to the queues takes no more than the steps of a command.

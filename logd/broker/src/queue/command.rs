@@ -19,6 +19,7 @@ impl Broker {
         size: u32,
     ) -> Outcome {
         match command {
+            QueueCommand::Transaction { count } => self.begin_transaction(*count),
             QueueCommand::Declare { vhost, name, arguments, passive } => {
                 self.declare(position, (vhost, name), arguments, *passive)
             }
@@ -29,7 +30,7 @@ impl Broker {
             QueueCommand::Bind { queue, filter, bound } => self.bind(*queue, filter, *bound),
             QueueCommand::Enqueue(enqueue) => self.enqueue(position, enqueue, size),
             QueueCommand::Settle { queue, group, token, verdicts } => {
-                self.queue_settle(*queue, *group, *token, verdicts)
+                self.queue_settle((*queue, *group), *token, verdicts)
             }
             QueueCommand::CancelScheduled { queue, ids } => self.cancel(*queue, ids),
             QueueCommand::GroupCreate { queue, name, start, sharing } => {

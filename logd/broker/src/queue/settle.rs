@@ -2,6 +2,7 @@
 
 use fluxmq_names::ErrorCode;
 
+use super::append::Ahead;
 use super::blocks::BLOCK;
 use super::{Died, Queue, Work, bit, count, mask};
 use crate::broker::Broker;
@@ -122,40 +123,59 @@ impl Broker {
     /// gone already is passed over.
     pub(crate) fn queue_settle(
         &mut self,
-        queue: u64,
-        group: u64,
+        (queue, group): (u64, u64),
         token: u64,
         verdicts: &[Settlement],
     ) -> Outcome {
+        match self.settle_refusal((queue, group), token, verdicts, &mut Ahead::default()) {
+            Some(refusal) => refusal,
+            None => self.settle_unasked((queue, group), verdicts),
+        }
+    }
+
+    /// Why settlements are refused; `ahead` is what earlier parts of the transaction returned, and these with
+    /// them.
+    pub(super) fn settle_refusal(
+        &self,
+        (queue, group): (u64, u64),
+        token: u64,
+        verdicts: &[Settlement],
+        ahead: &mut Ahead,
+    ) -> Option<Outcome> {
         // Blocks of acknowledgements, messages of the rest: both cost a step or a few.
-        let cost: u64 = verdicts
-            .iter()
-            .map(|s| match s.verdict {
-                Verdict::Ack => 1 + u64::from(s.count) / BLOCK,
-                Verdict::AckBelow => 1,
-                _ => s.count.into(),
-            })
-            .sum();
-        if cost > VERDICTS_MAX {
-            return Outcome::refused(ErrorCode::InvalidArgument);
+        let cost = |s: &Settlement| match s.verdict {
+            Verdict::Ack => 1 + u64::from(s.count) / BLOCK,
+            Verdict::AckBelow => 1,
+            _ => s.count.into(),
+        };
+        if verdicts.iter().map(cost).sum::<u64>() > VERDICTS_MAX {
+            return Some(Outcome::refused(ErrorCode::InvalidArgument));
         }
         let Some(found) = self.state.queues.get(queue).and_then(|q| q.groups.get(&group)) else {
-            return Outcome::refused(ErrorCode::NotFound);
+            return Some(Outcome::refused(ErrorCode::NotFound));
         };
-        let returns = |s: &Settlement| {
-            !matches!(s.verdict, Verdict::Ack | Verdict::AckBelow | Verdict::Reject)
-        };
-        if found.counts.len() >= RETURNED_MAX && verdicts.iter().any(returns) {
-            return Outcome::refused(ErrorCode::LimitExceeded);
+        let settles = |v: Verdict| matches!(v, Verdict::Ack | Verdict::AckBelow | Verdict::Reject);
+        let returns = verdicts.iter().filter(|s| !settles(s.verdict)).map(|s| u64::from(s.count));
+        let returned: u64 = returns.sum();
+        if returned > 0 && found.counts.len() as u64 + ahead.returned >= RETURNED_MAX {
+            return Some(Outcome::refused(ErrorCode::LimitExceeded));
         }
+        ahead.returned += returned;
         let current = match found.sharing {
             Sharing::Shared => true,
             Sharing::SingleActive | Sharing::Exclusive => token == found.epoch,
             Sharing::Keyed => found.members.contains_key(&token),
         };
-        if !current && !cfg!(planted = "settlement_of_an_old_epoch") {
-            return Outcome::Error { code: ErrorCode::StaleEpoch, detail: found.epoch };
-        }
+        let refused = !current && !cfg!(planted = "settlement_of_an_old_epoch");
+        refused.then_some(Outcome::Error { code: ErrorCode::StaleEpoch, detail: found.epoch })
+    }
+
+    /// Settlements that nothing refuses.
+    pub(super) fn settle_unasked(
+        &mut self,
+        (queue, group): (u64, u64),
+        verdicts: &[Settlement],
+    ) -> Outcome {
         let settled = self.work_on(queue, |q, work| {
             q.touched_ms = work.now_ms;
             verdicts.iter().map(|s| q.settle(group, s, work)).sum()

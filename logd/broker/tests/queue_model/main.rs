@@ -349,6 +349,43 @@ impl Run {
         self.index += 1;
     }
 
+    /// One entry of a transaction of a gateway that has not ended.
+    fn transact(&mut self) {
+        let gateway = self.random.one(&GATEWAYS);
+        if self.ended.contains(&gateway) {
+            return;
+        }
+        let count = 1 + self.random.below(4);
+        let body = vec![7; self.random.below(30) as usize];
+        let mut builder = EntryBuilder::default();
+        let first_sequence = self.sequences[&gateway];
+        let head = Batch {
+            gateway_epoch: gateway,
+            stream: 1,
+            first_sequence,
+            count: count as u32 + 1,
+            crc: 0,
+            confirmed_upto: first_sequence - 1,
+        };
+        builder.push(|out| Command::Batch(head).encode(&[], out));
+        let begin = QueueCommand::Transaction { count: count as u16 };
+        builder.push(|out| Command::Queue(begin).encode(&[], out));
+        let mut parts = Vec::new();
+        for slot in 2..2 + count as u32 {
+            let part = if self.random.chance(60) { self.enqueue() } else { self.settle() };
+            builder.push(|out| Command::Queue(part.clone()).encode(&body, out));
+            parts.push((Position::new(self.index, slot).0, part));
+        }
+        self.sequences.insert(gateway, first_sequence + count + 1);
+        let expected = self.model.transaction(gateway, &parts, body.len() as u64);
+        let expected: Vec<_> = (1..).zip(expected).collect();
+        let payload = builder.close(self.model.now_ms);
+        let applied = self.broker.apply(self.index, &payload).expect("well-formed");
+        assert_eq!(applied.outcomes, expected, "entry {}: {parts:?}", self.index);
+        assert_eq!(self.twin.apply(self.index, &payload), Ok(applied), "the twin differs");
+        self.index += 1;
+    }
+
     fn check(&self) {
         let names: Vec<_> =
             self.broker.queues().map(|(_, name, id)| (name.to_string(), id)).collect();
@@ -465,7 +502,11 @@ fn queues_do_what_the_model_does() {
         let run = std::panic::catch_unwind(|| {
             let mut run = Run::new(seed);
             for _ in 0..COMMANDS {
-                run.step();
+                if run.random.chance(8) {
+                    run.transact();
+                } else {
+                    run.step();
+                }
                 run.check();
                 if run.random.chance(4) {
                     run.restore();

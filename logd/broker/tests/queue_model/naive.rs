@@ -68,6 +68,8 @@ pub(crate) struct Model {
     pub(crate) queues: BTreeMap<String, Queue>,
     pub(crate) keys: BTreeSet<u64>,
     chain: u32,
+    /// The part of a transaction that is done now was looked at before.
+    unasked: bool,
 }
 
 impl Group {
@@ -445,23 +447,71 @@ impl Model {
         Outcome::Published { matched: names.len() as u32 }
     }
 
+    /// All parts or none: what each would find if only messages were added before it decides.
+    pub(crate) fn transaction(
+        &mut self,
+        gateway: u64,
+        parts: &[(u64, QueueCommand<'static>)],
+        size: u64,
+    ) -> Vec<Outcome> {
+        let mut ahead: BTreeMap<u64, u64> = BTreeMap::new();
+        let refusal = parts.iter().find_map(|(_, part)| {
+            let mut alone = self.clone();
+            let QueueCommand::Enqueue(e) = part else {
+                let outcome = alone.apply(gateway, 0, part, size);
+                return matches!(outcome, Outcome::Error { .. }).then_some(outcome);
+            };
+            if e.key.is_none_or(|k| !self.keys.contains(&k.n)) {
+                for id in e.queues() {
+                    alone.add_ahead(id, ahead.get(&id).copied().unwrap_or(0), size);
+                }
+            }
+            let outcome = alone.enqueue(0, e, size);
+            if !matches!(outcome, Outcome::Appended { queues: 0, .. }) || e.key.is_none() {
+                e.queues().for_each(|id| *ahead.entry(id).or_default() += 1);
+            }
+            matches!(outcome, Outcome::Error { .. }).then_some(outcome)
+        });
+        if let Some(refusal) = refusal {
+            let mut all = vec![Outcome::refused(ErrorCode::Aborted); parts.len()];
+            all.insert(0, refusal);
+            return all;
+        }
+        let mut all = vec![Outcome::Done];
+        for (position, part) in parts {
+            // Looked at before: a full queue takes it all the same.
+            self.unasked = true;
+            all.push(self.apply(gateway, *position, part, size));
+            self.unasked = false;
+        }
+        all
+    }
+
+    /// So many messages more wait in a queue that refuses what is too much.
+    fn add_ahead(&mut self, id: u64, count: u64, size: u64) {
+        let Some(name) = self.named(id) else { return };
+        let q = self.queues.get_mut(&name).expect("named");
+        if q.arguments.overflow == Overflow::Reject {
+            for _ in 0..count {
+                q.messages.push(message(0, None, size));
+            }
+        }
+    }
+
     fn enqueue(&mut self, position: u64, e: &Enqueue<'_>, size: u64) -> Outcome {
         let ids: Vec<_> = e.queues().collect();
-        if ids.is_empty() || !ids.is_sorted_by(|a, b| a < b) {
+        if ids.is_empty() || !ids.is_sorted_by(|a, b| a < b) || e.dead.is_some() && ids.len() > 1 {
             return Outcome::refused(ErrorCode::InvalidArgument);
         }
         if e.key.is_some_and(|k| self.keys.contains(&k.n)) {
             return Outcome::Appended { queues: 0, offset: 0, how: Appending::Repeat };
-        }
-        if e.dead.is_some() && ids.len() > 1 {
-            return Outcome::refused(ErrorCode::InvalidArgument);
         }
         let mut names = Vec::new();
         for id in ids {
             let Some(name) = self.named(id) else {
                 return Outcome::Error { code: ErrorCode::NotFound, detail: id };
             };
-            if let Some(code) = self.queues[&name].refuses(size) {
+            if let Some(code) = self.queues[&name].refuses(size).filter(|_| !self.unasked) {
                 return Outcome::Error { code, detail: id };
             }
             names.push(name);
@@ -492,6 +542,7 @@ impl Model {
                 return self.declare(position, name, arguments, *passive);
             }
             QueueCommand::Enqueue(e) => return self.enqueue(position, e, size),
+            QueueCommand::Transaction { .. } => unreachable!("done as a whole"),
             QueueCommand::Moved { queue, numbers, dropped } => {
                 let Some(name) = self.named(*queue) else { return Outcome::Number(0) };
                 let q = self.queues.get_mut(&name).expect("named");
@@ -732,7 +783,9 @@ impl Model {
 /// The queue a command is about.
 fn target(command: &QueueCommand<'_>) -> u64 {
     match command {
-        QueueCommand::Declare { .. } | QueueCommand::Enqueue(_) => 0,
+        QueueCommand::Declare { .. }
+        | QueueCommand::Enqueue(_)
+        | QueueCommand::Transaction { .. } => 0,
         QueueCommand::Delete { queue, .. }
         | QueueCommand::Purge { queue }
         | QueueCommand::Bind { queue, .. }

@@ -245,6 +245,7 @@ pub enum QueueCommand<'a> {
     Expire { queue: u64, spared: Vec<(u64, u32)> },
     Moved { queue: u64, dropped: bool, numbers: Vec<u64> },
     Touch { queue: u64 },
+    Transaction { count: u16 },
 }
 
 impl Start {
@@ -318,6 +319,7 @@ pub(super) fn decode_queue<'a>(
             QueueCommand::Moved { queue, dropped: r.u8()? != 0, numbers: list(r, Reader::u64)? }
         }
         op::QUEUE_TOUCH => QueueCommand::Touch { queue },
+        op::TRANSACTION => QueueCommand::Transaction { count: r.u16()? },
         _ => return Err(WireError("unknown operation")),
     })
 }
@@ -416,6 +418,10 @@ impl QueueCommand<'_> {
                 (op::CANCEL_SCHEDULED, *queue)
             }
             Self::Touch { queue } => (op::QUEUE_TOUCH, *queue),
+            Self::Transaction { count } => {
+                out.put_u16(*count);
+                (op::TRANSACTION, 0)
+            }
             _ => self.encode_more(out),
         }
     }

@@ -35,6 +35,7 @@ fn samples() -> Vec<Command<'static>> {
     let will = Will { qos: 2, retain: true, delay_s: 1, expiry_s: 2, topic: "w" };
     let mut all = session_samples();
     all.extend(queue_samples().into_iter().map(Command::Queue));
+    all.push(Command::Queue(QueueCommand::Transaction { count: 3 }));
     all.extend([
         Command::Batch(Batch {
             gateway_epoch: 1,
