@@ -217,7 +217,8 @@ fn queue_frees_space(command: &QueueCommand<'_>) -> bool {
         | QueueCommand::Enqueue(_)
         | QueueCommand::GroupCreate { .. }
         | QueueCommand::GroupSeek { .. }
-        | QueueCommand::GroupCopy { .. } => false,
+        | QueueCommand::GroupCopy { .. }
+        | QueueCommand::Transaction { .. } => false,
     }
 }
 
