@@ -324,7 +324,30 @@ fn few_keys_move_when_a_member_comes_and_all_when_a_gateway_ends() {
 }
 
 #[test]
-fn settling_a_million_in_any_order_takes_little() {
+fn a_reader_that_finds_nothing_new_for_long_says_that_it_goes_on() {
+    let mut shard = Shard::new();
+    let queue = shard.declare("q", Arguments::default());
+    shard.fill(queue, 5_000, Options::default());
+    // Settled from behind, but for the first and the last two: the newest lies below much that is gone.
+    let settle = |shard: &mut Shard, first, count| shard.say(queue, Verdict::Ack, first, count);
+    assert_eq!(settle(&mut shard, 1, 4_997), Outcome::Number(4_997));
+    let start = Start::Last;
+    let seek = |queue| QueueCommand::GroupSeek { queue, group: queue, start };
+    let mut cursor = GroupCursor::default();
+    let mut got = Vec::new();
+    let mut calls = 1;
+    while shard.broker.owed_to_group(queue, queue, &mut cursor, 10, &mut got) {
+        calls += 1;
+        assert!(calls < 20);
+    }
+    assert!(calls > 2, "it looks at a bounded number");
+    assert_eq!(got.iter().map(|m| m.offset).collect::<Vec<_>>(), [0, 4_998, 4_999]);
+    settle(&mut shard, 4_998, 2);
+    assert_eq!(shard.queue(seek(queue)), Outcome::Number(0), "the newest that is there");
+}
+
+#[test]
+fn settling_in_any_order_takes_little() {
     let mut shard = Shard::new();
     let queue = shard.declare("q", Arguments::default());
     let deep = 100_000;

@@ -31,8 +31,8 @@ fn what_is_published_behind_a_suback_elsewhere_is_received() {
     for shards in [1, 4] {
         let (place, _broker, _other, port) = two(shards);
         let (mut here, mut there) = (clean(place.port, "here"), clean(port, "there"));
-        let mut durable = Client::connect(port, &Options::persistent("durable", Version::V5))
-            .expect("connects");
+        let mut durable =
+            Client::connect(port, &Options::persistent("durable", Version::V5)).expect("connects");
         for n in 0..count("GATEWAY_TOPICS", 60) {
             let topic = format!("fresh/{n}/x");
             let filter = [topic.clone(), format!("fresh/{n}/+"), format!("fresh/{n}/#")];

@@ -3,26 +3,36 @@
 use fluxmq_names::{ErrorCode, validate_queue_name};
 
 use super::blocks::BLOCK;
-use super::{Group, Member, Queue, Work, count};
+use super::{Group, Member, Queue, Work, count, mask};
 use crate::broker::Broker;
 use crate::effect::Effect;
 use crate::limits::{GROUPS_MAX, MEMBERS_MAX};
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::queue::{Sharing, Start};
 
+/// Blocks that are searched for the newest message.
+const NEWEST_BLOCKS: usize = 4_000;
+
 // === impl Queue ===
 
 impl Queue {
+    /// The newest message that is there, if it is among the last half million.
+    fn newest(&self) -> Option<u64> {
+        let tail = self.tail();
+        let blocks = self.floor / BLOCK..tail.div_ceil(BLOCK);
+        blocks.rev().take(NEWEST_BLOCKS).find_map(|block| {
+            let dead = self.dead.get(&block).copied().unwrap_or_default();
+            let live = mask(block, self.floor, tail) & !dead;
+            (live != 0).then(|| block * BLOCK + u64::from(live.ilog2()))
+        })
+    }
+
     /// The offset where a group begins.
     fn start(&self, start: Start) -> u64 {
         let tail = self.tail();
         let offset = match start {
             Start::First => self.floor,
-            Start::Last => (self.floor..tail)
-                .rev()
-                .take(BLOCK as usize)
-                .find(|o| self.is_live(*o))
-                .unwrap_or(tail),
+            Start::Last => self.newest().unwrap_or(tail),
             Start::Next => tail,
             Start::Offset(offset) => offset,
             Start::Time(ms) => self.blocks.partition(|b| b.last_ms >= ms) * BLOCK,

@@ -28,7 +28,8 @@ pub struct QueueMessage {
 }
 
 /// Where a leader is with what it gives to a group: behind everything it was handed once. Volatile; a new
-/// leader starts with a default one. What comes back is read by [`Broker::returned_to_group`].
+/// leader starts with a default one, and so does one whose group was moved (`Effect::GroupChanged`). What
+/// comes back is read by [`Broker::returned_to_group`].
 #[derive(Clone, Debug, Default)]
 pub struct GroupCursor {
     /// By priority.
@@ -164,7 +165,8 @@ impl Broker {
     }
 
     /// Appends up to `max` messages the group is to have next and was not handed before; moves `cursor` on.
-    /// By priority where the queue has several. Looks at a bounded number of messages.
+    /// By priority where the queue has several. Looks at a bounded number of messages: true = it stopped for
+    /// that or had found `max`, and there may be more.
     pub fn owed_to_group(
         &self,
         queue: u64,
@@ -172,16 +174,17 @@ impl Broker {
         cursor: &mut GroupCursor,
         max: usize,
         out: &mut Vec<QueueMessage>,
-    ) {
-        let Some(of) = self.group(queue, group) else { return };
+    ) -> bool {
+        let Some(of) = self.group(queue, group) else { return false };
         cursor.lanes.resize(usize::from(of.0.arguments.levels.max(1)), Place::default());
         let mut budget = max + LOOK_MAX;
         for _ in 0..max {
             match cursor.next(of, self.state.now_ms, &mut budget) {
                 Some(message) => out.push(message),
-                None => return,
+                None => return budget == 0,
             }
         }
+        true
     }
 
     /// Appends up to `max` returned messages of the group that may be given again now, behind offset `after`
