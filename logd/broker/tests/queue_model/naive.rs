@@ -461,15 +461,15 @@ impl Model {
                 let outcome = alone.apply(gateway, 0, part, size);
                 return matches!(outcome, Outcome::Error { .. }).then_some(outcome);
             };
+            // What a key says was taken needs no room; what its id or sequence says is only seen later.
             if e.key.is_none_or(|k| !self.keys.contains(&k.n)) {
                 for id in e.queues() {
-                    alone.add_ahead(id, ahead.get(&id).copied().unwrap_or(0), size);
+                    let count = ahead.entry(id).or_default();
+                    alone.add_ahead(id, *count, size);
+                    *count += 1;
                 }
             }
             let outcome = alone.enqueue(0, e, size);
-            if !matches!(outcome, Outcome::Appended { queues: 0, .. }) || e.key.is_none() {
-                e.queues().for_each(|id| *ahead.entry(id).or_default() += 1);
-            }
             matches!(outcome, Outcome::Error { .. }).then_some(outcome)
         });
         if let Some(refusal) = refusal {
