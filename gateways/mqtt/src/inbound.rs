@@ -4,6 +4,7 @@ use gateway_core::authz::Access;
 use gateway_core::counters::add;
 use gateway_core::message::LiveMessage;
 use gateway_core::route_cache::RouteCache;
+use gateway_core::route_table::Destinations;
 use gateway_core::scram::Exchange;
 use gateway_core::worker::now_ms;
 use mqtt_codec::{
@@ -176,18 +177,31 @@ impl Client {
             self.number_publish(packet_id, ticket, waiting);
             return Ok(());
         }
-        let ticket = kind.map(|_| acks.next_ticket());
+        self.route(&to, &message, kind.map(|kind| (kind, packet_id)), acks);
+        Ok(())
+    }
+
+    /// Sends `message` where it goes; `owed` is the acknowledgement that the publisher waits for.
+    #[inline]
+    fn route(
+        &self,
+        to: &Destinations,
+        message: &LiveMessage<'_>,
+        owed: Option<(AckKind, u16)>,
+        acks: &mut AckQueue,
+    ) {
+        let ticket = owed.map(|_| acks.next_ticket());
         let mut takers = 0;
-        if !to.shards.is_empty() || publish.retain {
-            takers = self.publish_durable(&to, &message, ticket, None);
+        if !to.shards.is_empty() || message.retain {
+            takers = self.publish_durable(to, message, ticket, None);
             if cfg!(planted = "acknowledge_before_commit") {
                 takers = 0;
             }
         }
         if !to.gateways.is_empty() {
-            takers += self.publish_relayed(&to, &message, ticket, None);
+            takers += self.publish_relayed(to, message, ticket, None);
         }
-        if let Some(kind) = kind {
+        if let Some((kind, packet_id)) = owed {
             let none = to.is_empty();
             let reason =
                 if none { ReasonCode::NO_MATCHING_SUBSCRIBERS } else { ReasonCode::SUCCESS };
@@ -198,9 +212,8 @@ impl Client {
             }
         }
         if to.has_live() {
-            self.worker.deliver_live(&to, &message, Some(&self.subscriber()));
+            self.worker.deliver_live(to, message, Some(&self.subscriber()));
         }
-        Ok(())
     }
 
     /// What this server does not do ends the connection (MQTT 5 §3.2.2.3.4, §3.2.2.3.5).
