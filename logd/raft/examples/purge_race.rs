@@ -333,6 +333,20 @@ async fn write(nodes: &[Node], entries: u64) {
     }
 }
 
+/// Cuts off one node after the other, until it is done.
+async fn cut_links(wires: Arc<Wires>, done: Arc<AtomicBool>) {
+    for id in (1..=3).cycle() {
+        if done.load(Relaxed) {
+            break;
+        }
+        wires.cut.store(id, Relaxed);
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        wires.cut.store(0, Relaxed);
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+    }
+    wires.cut.store(0, Relaxed);
+}
+
 #[tokio::main(worker_threads = 2)]
 async fn main() {
     let entries = setting("ENTRIES", 4_000_000);
@@ -374,19 +388,7 @@ async fn main() {
         nodes.iter().for_each(|n| drop(tokio::spawn(compact(n.clone(), every, margin))));
     }
     let done = Arc::new(AtomicBool::new(false));
-    let (cuts, stop) = (wires.clone(), done.clone());
-    tokio::spawn(async move {
-        for id in (1..=3).cycle() {
-            if stop.load(Relaxed) {
-                break;
-            }
-            cuts.cut.store(id, Relaxed);
-            tokio::time::sleep(Duration::from_millis(1_500)).await;
-            cuts.cut.store(0, Relaxed);
-            tokio::time::sleep(Duration::from_millis(2_500)).await;
-        }
-        cuts.cut.store(0, Relaxed);
-    });
+    tokio::spawn(cut_links(wires.clone(), done.clone()));
     let begun = Instant::now();
     write(&nodes, entries).await;
     done.store(true, Relaxed);
