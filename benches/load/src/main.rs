@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout)]
 
 mod account;
+mod grpc;
 mod meter;
 mod mqtt;
 mod options;
@@ -43,6 +44,7 @@ fn measure(work: Work) -> anyhow::Result<()> {
             Work::Backlog(options) => mqtt::backlog::run(options).await,
             Work::Retained(options) => mqtt::retained::run(options).await,
             Work::Ceiling(options) => mqtt::ceiling::run(options).await,
+            Work::Grpc(options) => grpc::run(options).await,
             #[cfg(feature = "peers")]
             Work::Amqp(options) => peers::amqp::run(options).await,
             #[cfg(feature = "peers")]

@@ -32,6 +32,8 @@ pub(crate) enum Work {
     Retained(RetainedOptions),
     /// MQTT: what this generator can do at most, against `floor --null`.
     Ceiling(CeilingOptions),
+    /// Our contract over gRPC: a persistent session gathers messages, then drains them.
+    Grpc(GrpcOptions),
     #[cfg(feature = "peers")]
     /// AMQP 0.9.1: producers send to consumers through queues.
     Amqp(AmqpOptions),
@@ -120,6 +122,24 @@ pub(crate) enum Shape {
     FanIn,
     /// The subscribers share the messages: each goes to one of them.
     Shared,
+}
+
+// === impl Shape ===
+
+impl Shape {
+    /// Messages that are to be delivered in all.
+    pub(crate) fn deliveries(self, load: &Load) -> u64 {
+        let all = load.messages * u64::from(load.publishers);
+        match self {
+            Self::Shared => all,
+            Self::Pairs | Self::FanIn => all * u64::from(load.subscribers),
+        }
+    }
+
+    /// Receivers of a publisher that are told apart.
+    pub(crate) fn places(self, load: &Load) -> u32 {
+        if self == Self::Shared { 1 } else { load.subscribers }
+    }
 }
 
 #[derive(Args, Clone)]
@@ -229,4 +249,25 @@ pub(crate) struct CeilingOptions {
     /// QoS of publishes and deliveries.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
     pub(crate) qos: u8,
+}
+
+#[derive(Args, Clone)]
+pub(crate) struct GrpcOptions {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Bytes of payload, at least 8.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(8..=65_536))]
+    pub(crate) size: u32,
+    /// Messages.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub(crate) messages: u64,
+    /// Publishes in a frame.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) frame: u32,
+    /// Publishes that may be unanswered; never more than 4 MiB.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) window: u32,
+    /// Seconds after which the run fails.
+    #[arg(long, default_value_t = 120)]
+    pub(crate) limit_s: u64,
 }

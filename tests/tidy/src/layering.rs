@@ -11,7 +11,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("conformance", &["fluxmq-process", "gateway-core", "logd", "mqtt-gateway"]),
     ("floor", &[]),
     ("fluxmq", &["fluxmq-process", "gateway-core", "logd", "mqtt-gateway"]),
-    ("fluxmq-bench", &[]),
+    ("fluxmq-bench", &["fluxmq-client", "fluxmq-commands", "fluxmq-names"]),
     ("fluxmq-client", &["fluxmq-commands", "fluxmq-names", "fluxmq-proto"]),
     ("fluxmq-commands", &["fluxmq-names"]),
     ("fluxmq-names", &[]),

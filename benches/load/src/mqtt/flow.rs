@@ -128,7 +128,7 @@ impl Flow {
     /// Connects the subscribers.
     async fn new(options: FlowOptions) -> Result<Self> {
         let load = &options.load;
-        let places = if options.shape == Shape::Shared { 1 } else { load.subscribers };
+        let places = options.shape.places(load);
         let topics = Self::topics(load.publishers, places);
         let publishers: Vec<Option<u32>> = match options.shape {
             Shape::Pairs => (0..load.publishers).map(Some).collect(),
@@ -155,16 +155,6 @@ impl Flow {
             }
         }
         Ok(Self { options, topics, subscribers })
-    }
-
-    /// Messages that are to be delivered in all.
-    fn expected(&self) -> u64 {
-        let load = &self.options.load;
-        let all = load.messages * u64::from(load.publishers);
-        match self.options.shape {
-            Shape::Shared => all,
-            Shape::Pairs | Shape::FanIn => all * u64::from(load.subscribers),
-        }
     }
 
     /// Connects the publishers, who wait until they are driven.
@@ -253,7 +243,8 @@ pub(crate) async fn run(options: FlowOptions) -> Result<()> {
     let mut flow = Flow::new(options).await?;
     let links = flow.publishers().await?;
     let meter = Meter::start(&flow.options.target);
-    let account = Account::new(flow.options.load.clone(), flow.expected())?;
+    let account =
+        Account::new(flow.options.load.clone(), flow.options.shape.deliveries(&flow.options.load))?;
     let receiving = flow.receive(&account);
     let sending = flow.send(links, &account);
     account.finish(sending, receiving).await?;

@@ -128,15 +128,6 @@ impl Amqp {
         Ok(consumers)
     }
 
-    fn expected(&self) -> u64 {
-        let load = &self.options.load;
-        let all = load.messages * u64::from(load.publishers);
-        match self.options.shape {
-            Shape::Shared => all,
-            Shape::Pairs | Shape::FanIn => all * u64::from(load.subscribers),
-        }
-    }
-
     fn title(&self) -> String {
         let (o, load) = (&self.options, &self.options.load);
         format!(
@@ -240,9 +231,9 @@ pub(crate) async fn run(options: AmqpOptions) -> Result<()> {
     }
     let load = amqp.options.load.clone();
     let meter = Meter::start(&amqp.options.target);
-    let account = Account::new(load.clone(), amqp.expected())?;
+    let account = Account::new(load.clone(), amqp.options.shape.deliveries(&amqp.options.load))?;
     let shared = tallies(load.publishers);
-    let places = if amqp.options.shape == Shape::Shared { 1 } else { load.subscribers };
+    let places = amqp.options.shape.places(&load);
     let lanes = Lane::all(&account, &load, places, amqp.acknowledges());
     let (mut receiving, mut sending) = (JoinSet::new(), JoinSet::new());
     for (consumer, place) in consumers {

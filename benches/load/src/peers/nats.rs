@@ -108,15 +108,6 @@ impl Nats {
         Ok(Source::Jetstream(messages))
     }
 
-    fn expected(&self) -> u64 {
-        let load = &self.options.load;
-        let all = load.messages * u64::from(load.publishers);
-        match self.options.shape {
-            Shape::Shared => all,
-            Shape::Pairs | Shape::FanIn => all * u64::from(load.subscribers),
-        }
-    }
-
     fn title(&self) -> String {
         let (o, load) = (&self.options, &self.options.load);
         format!(
@@ -216,9 +207,9 @@ pub(crate) async fn run(options: NatsOptions) -> Result<()> {
     }
     let load = nats.options.load.clone();
     let meter = Meter::start(&nats.options.target);
-    let account = Account::new(load.clone(), nats.expected())?;
+    let account = Account::new(load.clone(), nats.options.shape.deliveries(&nats.options.load))?;
     let shape = nats.options.shape;
-    let places = if shape == Shape::Shared { 1 } else { load.subscribers };
+    let places = shape.places(&load);
     let answered = nats.options.kind == NatsKind::Jetstream;
     let lanes = Lane::all(&account, &load, places, answered);
     let shared = tallies(load.publishers);
