@@ -192,10 +192,10 @@ fn frees_space(slot: &[u8]) -> bool {
         | Command::Drop { .. }
         | Command::ReplayAt { .. }
         | Command::ForgetKeys { .. }
-        | Command::KeysForgotten { .. } => true,
-        Command::Batch(_)
-        | Command::GatewayRegister { .. }
-        | Command::Subscribe { .. }
+        | Command::KeysForgotten { .. }
+        // Who settles and deletes must be able to come in.
+        | Command::GatewayRegister { .. } => true,
+        Command::Batch(_) | Command::Subscribe { .. }
         | Command::Qos2Open { .. } => false,
     }
 }

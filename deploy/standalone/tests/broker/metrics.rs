@@ -116,7 +116,8 @@ fn every_metric_is_documented_and_moves() {
     let admin = free_port();
     let address = format!("127.0.0.1:{admin}");
     // Limits that others never reach; a gateway of its own beside that of the process.
-    let limits = [("FLUXMQ_MQTT_SUBSCRIPTIONS_PER_S", "100")];
+    let limits =
+        [("FLUXMQ_MQTT_SUBSCRIPTIONS_PER_S", "100"), ("FLUXMQ_MQTT_CONNECTIONS_MAX", "100")];
     let broker = place.start_configured(&["--admin", &address, "--grpc", &place.grpc()], &limits);
     let before = page(admin);
     let documented: BTreeSet<String> = include_str!("../../../../docs/telemetry.md")
@@ -131,6 +132,7 @@ fn every_metric_is_documented_and_moves() {
     }
     let held = make_everything_happen(place.port);
     let other = other_gateway(&place);
+    let crowd: Vec<_> = (0..101).map(|_| TcpStream::connect(("127.0.0.1", place.port))).collect();
     let still = |name: &str| !FIXED.iter().any(|(fixed, _)| *fixed == name);
     let began = Instant::now();
     loop {
@@ -142,7 +144,7 @@ fn every_metric_is_documented_and_moves() {
         }
         assert!(began.elapsed() < DEADLINE, "these have not moved: {unmoved:?}");
     }
-    drop((held, other, broker));
+    drop((held, other, crowd, broker));
 }
 
 /// Another gateway: messages go there and come from there, until it stops taking them. And a client that
@@ -194,6 +196,9 @@ fn make_everything_happen(port: u16) -> Vec<TcpStream> {
     let mut wrong = raw(port, "wrong", &[]);
     send(&mut wrong, 0xF7, &[1, 2]);
     let _ = wrong.read_to_end(&mut Vec::new());
+    // A payload that is said to be UTF-8 and is not.
+    let mut broken = raw(port, "broken", &[]);
+    send(&mut broken, 0x30, b"\0\x04live\x02\x01\x01\xFF");
     // One who takes packets up to 40 bytes only, and a message that has expired when it comes.
     let mut small = raw(port, "small", &[0x27, 0, 0, 0, 40]);
     subscribe(&mut small, "live/small", 0);
@@ -214,7 +219,7 @@ fn make_everything_happen(port: u16) -> Vec<TcpStream> {
         publisher.publish(&message("live/mute", 1, 9, b"m")).expect("taken");
     }
     publisher.ping().expect("it lives");
-    vec![newer, small, other, deaf, mute]
+    vec![newer, broken, small, other, deaf, mute]
 }
 
 #[test]

@@ -10,8 +10,10 @@ use fluxmq_commands::command::Command;
 
 use super::stream::Waiter;
 
-/// Bytes to one gateway that are not taken; beyond it QoS 0 is dropped and publishers are not read (T3).
+/// Bytes to one gateway that are not taken; beyond it QoS 0 is dropped (R6).
 const WINDOW_BYTES: usize = 1024 * 1024;
+/// Beyond it, which only QoS ≥ 1 can reach, publishers are not read (T3).
+const HOLD_BYTES: usize = 4 * WINDOW_BYTES;
 /// Bytes after which a frame goes out within a batch.
 const FRAME_BYTES: usize = 64 * 1024;
 
@@ -49,7 +51,7 @@ pub(super) struct Relays {
 impl Relays {
     /// Whether publishers must wait until more is taken.
     pub(super) fn is_full(&self) -> bool {
-        self.to.values().any(|o| o.bytes >= WINDOW_BYTES)
+        self.to.values().any(|o| o.bytes >= HOLD_BYTES)
     }
 
     /// Appends a message for the gateway `peer`; `waiter` is told when it is taken. Without a waiter it is
@@ -232,14 +234,22 @@ mod tests {
         let mut relays = Relays::default();
         let large = vec![0; 600 * 1024];
         assert!(relays.push(7, &Command::Tick, &[&large], None));
-        assert!(!relays.is_full());
         assert!(relays.push(7, &Command::Tick, &[&large], None));
-        assert!(relays.is_full());
         assert!(!relays.push(7, &Command::Tick, &[&large], None));
         push(&mut relays, &Rc::default());
+        assert!(!relays.is_full(), "others go on");
         assert_eq!(flushed(&mut relays).len(), 3);
         assert!(flushed(&mut relays).is_empty(), "sent once");
         relays.taken(7, 3);
+        let told: Rc<Cell<u32>> = Rc::default();
+        for _ in 0..7 {
+            let told = told.clone();
+            let waiter: Waiter = Box::new(move |_| told.set(told.get() + 1));
+            assert!(relays.push(7, &Command::Tick, &[&large], Some(waiter)));
+        }
+        assert!(relays.is_full());
+        relays.taken(7, 10).into_iter().for_each(|w| w(&TAKEN));
         assert!(!relays.is_full());
+        assert_eq!(told.get(), 7);
     }
 }
