@@ -4,6 +4,7 @@
 # above its baseline; --record writes the baseline. FLUXMQ_BIN, MICRO_BIN and BENCH_BIN name binaries instead of building.
 # Without valgrind it says so and passes: the guard is no part of `make test`.
 set -euo pipefail
+shopt -s inherit_errexit
 cd "$(dirname "$0")/../.."
 baseline=benches/micro/baseline.txt
 tolerance=${TOLERANCE:-5}
@@ -12,7 +13,9 @@ bin=${CARGO_TARGET_DIR:-target}/release
 [ -n "${MICRO_BIN:-}" ] || cargo build --release -p micro
 [ -n "${FLUXMQ_BIN:-}" ] || cargo build --release -p fluxmq
 [ -n "${BENCH_BIN:-}" ] || cargo build --release -p fluxmq-bench
+# The broker reads its settings from FLUXMQ_*, and refuses what is none.
 micro=${MICRO_BIN:-$bin/micro} fluxmq=${FLUXMQ_BIN:-$bin/fluxmq} bench=${BENCH_BIN:-$bin/fluxmq-bench}
+unset FLUXMQ_BIN
 work=$(mktemp -d)
 broker=
 trap '[ -z "$broker" ] || kill "$broker" 2>/dev/null; rm -rf "$work"' EXIT
@@ -59,6 +62,7 @@ for qos in 0 1 2; do
 done
 
 if [ "${1:-}" = --record ]; then
+  ! grep -qE ' (-|0$)' "$work/now" || { cat "$work/now" >&2; exit 1; }
   {
     echo "# Instructions per operation, by benches/micro/instructions.sh --record; a rise of $tolerance % fails."
     echo "# $(rustc --version), $(valgrind --version), $(uname -m), commit $(git rev-parse --short HEAD)"
@@ -75,6 +79,9 @@ wrong = [f"{name}: in the baseline, not measured" for name in baseline if name n
 for name, count in now.items():
     if name not in baseline:
         wrong.append(f"{name}: not in the baseline")
+        continue
+    if int(count) <= 0:
+        wrong.append(f"{name}: {count} instructions cannot be")
         continue
     change = 100 * (int(count) / int(baseline[name]) - 1)
     print(f"| {name} | {baseline[name]} | {count} | {change:+.1f} % |")

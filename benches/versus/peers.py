@@ -79,7 +79,8 @@ class Peer:
         self.port, self.native_port = free_port(), free_port()
         # Their page of metrics says what the disk cannot: commit rounds of this broker alone. METRICS=yes.
         self.admin_port = free_port() if os.environ.get("METRICS") and name in ("fluxmq", "other", "two-tier") else None
-        self.environment = dict(os.environ)
+        # Ours read their settings from FLUXMQ_*, and refuse what is none.
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith("FLUXMQ_")}
         self.beside, self.processes = [], []
         self.log = open(self.directory / "output", "wb")
         try:
