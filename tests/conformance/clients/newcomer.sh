@@ -25,6 +25,7 @@ start_logd() { start logd "$bin/logd" --grpc 127.0.0.1:$grpc --admin off --data-
 start_gateway() {
   start gateway "$bin/mqtt-gateway" --logd http://127.0.0.1:$grpc --mqtt 127.0.0.1:$port --mqtt-ws off --admin off
 }
+hard() { kill -9 "$@"; wait "$@" 2>/dev/null; } # and its ports are free again
 check() { # what, status
   if [ "$2" = 0 ]; then passed=$((passed + 1)); echo "ok      $1"; else failed=$((failed + 1)); echo "FAILED  $1"; fi
 }
@@ -67,10 +68,10 @@ for victim in $victims; do
   writer=$!; pids+=($writer)
   until [ "$(wc -l <acknowledged)" -ge 200 ]; do sleep 0.01; done
   case $victim in
-    fluxmq) kill -9 $fluxmq; start_fluxmq ;;
-    logd) kill -9 $logd; start_logd ;;
-    gateway) kill -9 $gateway; start_gateway ;;
-    both) kill -9 $logd $gateway; start_logd; start_gateway ;;
+    fluxmq) hard $fluxmq; start_fluxmq ;;
+    logd) hard $logd; start_logd ;;
+    gateway) hard $gateway; start_gateway ;;
+    both) hard $logd $gateway; start_logd; start_gateway ;;
   esac
   until [ "$(wc -l <acknowledged)" -ge 400 ]; do sleep 0.01; done
   kill $writer; wait $writer 2>/dev/null
