@@ -9,7 +9,7 @@ run: build
 	exec $(TARGET)/release/fluxmq $(ARGS)
 
 build: tools
-	@[ -x $(TARGET)/release/fluxmq ] || echo "building release binaries; the first time takes about five minutes on two cores"
+	@[ -x $(TARGET)/release/fluxmq ] || echo "building release binaries; the first time takes about six minutes on two cores"
 	$(CARGO) build --release -p fluxmq
 
 tools:
