@@ -4,8 +4,10 @@
 mod clock;
 pub mod contract;
 mod link;
+mod stream;
 pub mod transport;
 pub mod wire;
 
 pub use clock::boot_ms;
 pub use link::{Frame, Lane, Link, LogdLink, Sender, link};
+pub use stream::{COMMAND_WINDOW_BYTES, Stream};

@@ -7,7 +7,6 @@ mod calls;
 mod events;
 mod lease;
 mod relay;
-mod stream;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -15,7 +14,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use fluxmq_client::contract::{Change, Class, Delivery, Registration, Request, Subscribed};
-use fluxmq_client::{Link, Sender, boot_ms};
+use fluxmq_client::{Link, Sender, Stream, boot_ms};
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::Command;
 use fluxmq_names::ErrorCode;
@@ -28,9 +27,9 @@ use announcer::Announcer;
 use calls::{Calls, Reply};
 use lease::Lease;
 use relay::Relays;
-use stream::Stream;
 
-pub use stream::Waiter;
+/// Takes the outcome of a command.
+pub type Waiter = Box<dyn FnOnce(&Outcome)>;
 
 /// How long a publish may wait to be in everywhere (R5).
 const PUBLISH_TIMEOUT_MS: u64 = 30_000;
@@ -79,7 +78,7 @@ pub struct Backend {
     /// Whether the lease held when the batch at hand began.
     may_route: Cell<bool>,
     announcer: RefCell<Announcer>,
-    streams: RefCell<Vec<Stream>>,
+    streams: RefCell<Vec<Stream<Waiter>>>,
     /// Some stream or relay may have something to send.
     unsent: Cell<bool>,
     relays: RefCell<Relays>,

@@ -2,13 +2,13 @@
 
 use std::rc::Rc;
 
+use fluxmq_client::Stream;
 use fluxmq_client::contract::{DELIVERY_OVERHEAD_BYTES, Delivery, Event, Request};
 use fluxmq_commands::Outcome;
 use fluxmq_names::ErrorCode;
 
 use super::relay::TAKEN;
-use super::stream::{Stream, Waiter};
-use super::{Backend, Receiver, Router};
+use super::{Backend, Receiver, Router, Waiter};
 
 // === impl Backend ===
 
@@ -169,7 +169,7 @@ impl Backend {
         self.release_held();
     }
 
-    fn with_stream<T>(&self, shard: u32, f: impl FnOnce(&mut Stream) -> T) -> Option<T> {
+    fn with_stream<T>(&self, shard: u32, f: impl FnOnce(&mut Stream<Waiter>) -> T) -> Option<T> {
         self.streams.borrow_mut().get_mut(shard as usize).map(f)
     }
 

@@ -8,7 +8,7 @@ use fluxmq_client::contract::{Relay, Request};
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::Command;
 
-use super::stream::Waiter;
+use super::Waiter;
 
 /// Bytes to one gateway that are not taken; beyond it QoS 0 is dropped (R6).
 const WINDOW_BYTES: usize = 1024 * 1024;

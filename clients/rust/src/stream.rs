@@ -3,25 +3,22 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use fluxmq_client::contract::{Request, Submit};
-use fluxmq_commands::Outcome;
 use fluxmq_commands::command::Command;
 
+use crate::contract::{Request, Submit};
+
 /// Bytes of commands a stream may have unanswered; beyond it publishers are not read (T3).
-pub(super) const WINDOW_BYTES: usize = 4 * 1024 * 1024;
+pub const COMMAND_WINDOW_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes after which a frame goes out within a batch.
 const FRAME_BYTES: usize = 64 * 1024;
 
-/// Takes the outcome of a command.
-pub type Waiter = Box<dyn FnOnce(&Outcome)>;
-
 /// Commands that were sent and are not answered.
-struct Frame {
+struct Frame<W> {
     first: u64,
     ends: Vec<u32>,
     body: Bytes,
     /// Who waits, in the order of the commands.
-    waiters: Vec<Option<Waiter>>,
+    waiters: Vec<Option<W>>,
     sent_ms: u64,
     /// Its waiters were told that it takes too long.
     given_up: bool,
@@ -29,9 +26,8 @@ struct Frame {
     again: bool,
 }
 
-/// The commands to one shard.
-#[derive(Default)]
-pub(super) struct Stream {
+/// The commands to one shard; `W` is who waits for an outcome.
+pub struct Stream<W> {
     /// Sequence of the last command sent; the first is 1.
     sent: u64,
     /// Outcomes up to here were seen.
@@ -40,21 +36,31 @@ pub(super) struct Stream {
     resync: Option<u64>,
     ends: Vec<u32>,
     body: Vec<u8>,
-    waiters: Vec<Option<Waiter>>,
-    in_flight: VecDeque<Frame>,
+    waiters: Vec<Option<W>>,
+    in_flight: VecDeque<Frame<W>>,
     in_flight_bytes: usize,
 }
 
 // === impl Stream ===
 
-impl Stream {
+impl<W> Default for Stream<W> {
+    fn default() -> Self {
+        Self {
+            sent: 0,
+            confirmed: 0,
+            resync: None,
+            ends: Vec::new(),
+            body: Vec::new(),
+            waiters: Vec::new(),
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+        }
+    }
+}
+
+impl<W> Stream<W> {
     /// Appends a command with its message; true when a frame is full.
-    pub(super) fn push(
-        &mut self,
-        command: &Command<'_>,
-        message: &[&[u8]],
-        waiter: Option<Waiter>,
-    ) -> bool {
+    pub fn push(&mut self, command: &Command<'_>, message: &[&[u8]], waiter: Option<W>) -> bool {
         command.encode(&[], &mut self.body);
         message.iter().for_each(|part| self.body.extend_from_slice(part));
         self.ends.push(u32::try_from(self.body.len()).unwrap_or(u32::MAX));
@@ -63,17 +69,17 @@ impl Stream {
     }
 
     /// Everything is answered.
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.ends.is_empty() && self.in_flight.is_empty()
     }
 
     /// The window is used up.
-    pub(super) fn is_full(&self) -> bool {
-        self.in_flight_bytes + self.body.len() >= WINDOW_BYTES
+    pub fn is_full(&self) -> bool {
+        self.in_flight_bytes + self.body.len() >= COMMAND_WINDOW_BYTES
     }
 
     /// The frame of what queues. It is kept until it is answered, whether it can be sent or not.
-    pub(super) fn close_frame(&mut self, shard: u32, now_ms: u64) -> Option<Request> {
+    pub fn close_frame(&mut self, shard: u32, now_ms: u64) -> Option<Request> {
         // While a refusal is cleared up, what is in flight is refused as out of sequence; this would be as well.
         if self.ends.is_empty() || self.resync.is_some() {
             return None;
@@ -91,7 +97,7 @@ impl Stream {
         Some(request)
     }
 
-    fn request(&self, shard: u32, frame: &Frame) -> Request {
+    fn request(&self, shard: u32, frame: &Frame<W>) -> Request {
         Request::Submit(Submit {
             shard,
             first_sequence: frame.first,
@@ -102,19 +108,19 @@ impl Stream {
     }
 
     /// Everything that is not answered, to be sent over a new link.
-    pub(super) fn resend(&mut self, shard: u32) -> Vec<Request> {
+    pub fn resend(&mut self, shard: u32) -> Vec<Request> {
         self.in_flight.iter_mut().for_each(|frame| frame.again = false);
         self.in_flight.iter().map(|frame| self.request(shard, frame)).collect()
     }
 
     /// What a node could not take when it was sent.
-    pub(super) fn retry(&mut self, shard: u32) -> Vec<Request> {
+    pub fn retry(&mut self, shard: u32) -> Vec<Request> {
         // In sequence: whatever stands behind one that was not taken was not taken either.
         if self.in_flight.iter().any(|frame| frame.again) { self.resend(shard) } else { Vec::new() }
     }
 
     /// The frame is to be sent again later.
-    pub(super) fn postpone(&mut self, first: u64) {
+    pub fn postpone(&mut self, first: u64) {
         if let Some(frame) = self.in_flight.iter_mut().find(|frame| frame.first == first) {
             frame.again = true;
         }
@@ -123,11 +129,7 @@ impl Stream {
     /// The frame that begins with `first` is answered; gives who waits for its commands. `next` is the
     /// sequence `logd` waits for when it was refused. None when no such frame is in flight: it is a repeat
     /// of an answer that came before the link was lost. Refusals may overtake other answers.
-    pub(super) fn answered(
-        &mut self,
-        first: u64,
-        next: Option<u64>,
-    ) -> Option<Vec<Option<Waiter>>> {
+    pub fn answered(&mut self, first: u64, next: Option<u64>) -> Option<Vec<Option<W>>> {
         let at = self.in_flight.iter().position(|frame| frame.first == first)?;
         let frame = self.in_flight.remove(at)?;
         self.in_flight_bytes -= frame.body.len();
@@ -144,19 +146,19 @@ impl Stream {
     }
 
     /// The outcome of a command was seen.
-    pub(super) fn confirm(&mut self, sequence: u64) {
+    pub fn confirm(&mut self, sequence: u64) {
         self.confirmed = self.confirmed.max(sequence);
     }
 
     /// Everybody who waits; nothing is answered any more.
-    pub(super) fn into_waiters(self) -> impl Iterator<Item = Waiter> {
+    pub fn into_waiters(self) -> impl Iterator<Item = W> {
         let in_flight = self.in_flight.into_iter().flat_map(|frame| frame.waiters);
         in_flight.chain(self.waiters).flatten()
     }
 
     /// Waiters of frames sent before `before_ms`. The frames stay: nobody knows whether they are taken.
-    pub(super) fn give_up(&mut self, before_ms: u64) -> Vec<Waiter> {
-        let late = |frame: &&mut Frame| !frame.given_up && frame.sent_ms < before_ms;
+    pub fn give_up(&mut self, before_ms: u64) -> Vec<W> {
+        let late = |frame: &&mut Frame<W>| !frame.given_up && frame.sent_ms < before_ms;
         let mut waiters = Vec::new();
         for frame in self.in_flight.iter_mut().filter(late) {
             frame.given_up = true;
