@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?);
-    let files = ["log", "sessions", "routes"].map(|name| format!("fluxmq/v1/{name}.proto"));
+    let files =
+        ["log", "sessions", "routes", "queues"].map(|name| format!("fluxmq/v1/{name}.proto"));
     println!("cargo::rerun-if-changed=fluxmq");
     let descriptors = protox::compile(&files, [&root])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);

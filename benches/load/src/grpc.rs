@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use fluxmq_client::Link;
-use fluxmq_client::contract::{DELIVERY_OVERHEAD_BYTES, Delivery, Event, Request, Submit};
+use fluxmq_client::contract::{DELIVERY_OVERHEAD_BYTES, Delivery, Event, Request, Role, Submit};
 use fluxmq_client::transport::connect;
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::{Command, Connect, Publish, Settled, Wanted};
@@ -49,7 +49,7 @@ impl Producer {
         let mut renew = interval(RENEW);
         renew.reset();
         let mut producer = Self { link, shard: 0, next_sequence: 1, answered: 0, renew, nonce: 0 };
-        producer.say(Request::Hello { name: SESSION.into(), epoch: 0 })?;
+        producer.say(Request::Hello { name: SESSION.into(), epoch: 0, role: Role::Gateway })?;
         loop {
             if let Event::Welcome { shards, .. } = producer.event().await? {
                 producer.shard = place(Kind::Session, VHOST, SESSION, shards).0;

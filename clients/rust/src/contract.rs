@@ -1,8 +1,15 @@
 //! The frames between a gateway and `logd` (`docs/internals/contract.md`).
 
+mod queues;
+
 use bytes::Bytes;
 use fluxmq_commands::Outcome;
 use fluxmq_names::ErrorCode;
+use fluxmq_proto::v1::QueueInfo;
+
+pub use queues::{
+    Consume, LookAtQueues, QueueDelivery, QueueItem, QueuePage, ReadQueue, Settle, Settled,
+};
 
 /// Commands of one stream, in sequence.
 #[derive(Clone, Debug)]
@@ -95,7 +102,16 @@ pub enum Registration {
     Again,
 }
 
-/// What a gateway says.
+/// Who is at the other end of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It routes by a table: it has a lease, is told of all filters, and a SUBACK waits for it.
+    Gateway,
+    /// A program that uses the log directly: it has an epoch under which it says things again, and no routes.
+    Program,
+}
+
+/// What a gateway or a program says.
 #[derive(Clone, Debug)]
 pub enum Request {
     /// First: who it is. Answered by [`Event::Welcome`].
@@ -104,6 +120,8 @@ pub enum Request {
         name: String,
         /// Its epoch when it comes back, else 0.
         epoch: u64,
+        /// What it is.
+        role: Role,
     },
     /// Commands for a shard.
     Submit(Submit),
@@ -198,6 +216,33 @@ pub enum Request {
         filter: String,
         /// Topics behind this one.
         after: String,
+    },
+    /// A consumer of a queue.
+    Consume(Consume),
+    /// All its consumers were named: what they do not hold may be given to others (Q2).
+    Presented,
+    /// What a consumer says of its messages.
+    Settle(Settle),
+    /// A consumer keeps what it has of these offsets for another lease.
+    Extend {
+        /// The consumer.
+        token: u64,
+        /// First offset.
+        first: u64,
+        /// How many.
+        count: u32,
+    },
+    /// Asks for messages of a queue.
+    ReadQueue(ReadQueue),
+    /// Asks how queues are.
+    LookAtQueues(LookAtQueues),
+    /// A message of a program for live subscribers of all gateways: a PUBLISH command. Answered by
+    /// [`Event::LiveTaken`] when all have it.
+    SendLive {
+        /// Comes back.
+        id: u64,
+        /// Routing header and message.
+        command: Bytes,
     },
 }
 
@@ -347,5 +392,48 @@ pub enum Event {
     Live {
         /// Routing header and message.
         command: Bytes,
+    },
+    /// Answers [`Request::SendLive`].
+    LiveTaken {
+        /// As asked.
+        id: u64,
+    },
+    /// Answers [`Request::Consume`].
+    Consuming {
+        /// As asked.
+        token: u64,
+        /// Why not.
+        error: Option<ErrorCode>,
+    },
+    /// A consumer is none any more: its queue, group or membership is gone, or it is fenced.
+    ConsumerEnded {
+        /// The consumer.
+        token: u64,
+        /// Why.
+        code: ErrorCode,
+    },
+    /// Whether a member of a group with one active member is the active one (Q4).
+    Active {
+        /// The consumer.
+        token: u64,
+        /// It gets the messages.
+        active: bool,
+        /// Fencing token of who does.
+        epoch: u64,
+    },
+    /// Messages for consumers.
+    QueueDeliveries(Vec<QueueDelivery>),
+    /// Answers [`Request::Settle`].
+    Settled(Settled),
+    /// Answers [`Request::ReadQueue`].
+    QueuePage(QueuePage),
+    /// Answers [`Request::LookAtQueues`].
+    Queues {
+        /// As asked.
+        id: u64,
+        /// The queues, by name.
+        queues: Vec<QueueInfo>,
+        /// Ask again behind the last name.
+        more: bool,
     },
 }

@@ -36,11 +36,18 @@ impl Frame for Request {
             | Self::Close { .. }
             | Self::Credit { .. }
             | Self::Window { .. }
-            | Self::ReadRetained { .. } => Lane::Deliver,
+            | Self::ReadRetained { .. }
+            | Self::Consume(_)
+            | Self::Presented
+            | Self::Settle(_)
+            | Self::Extend { .. }
+            | Self::ReadQueue(_)
+            | Self::LookAtQueues(_) => Lane::Deliver,
             Self::Hello { .. }
             | Self::Announce { .. }
             | Self::Ack { .. }
             | Self::Renew { .. }
+            | Self::SendLive { .. }
             | Self::Leave => Lane::Control,
         }
     }
@@ -58,14 +65,22 @@ impl Frame for Event {
             | Self::Opened { .. }
             | Self::Deliveries(_)
             | Self::Taken { .. }
-            | Self::Retained { .. } => Lane::Deliver,
+            | Self::Retained { .. }
+            | Self::Consuming { .. }
+            | Self::ConsumerEnded { .. }
+            | Self::Active { .. }
+            | Self::QueueDeliveries(_)
+            | Self::Settled(_)
+            | Self::QueuePage(_)
+            | Self::Queues { .. } => Lane::Deliver,
             Self::Welcome { .. }
             | Self::Deltas { .. }
             | Self::Others(_)
             | Self::Done { .. }
             | Self::Lease { .. }
             | Self::GatewayGone { .. }
-            | Self::Live { .. } => Lane::Control,
+            | Self::Live { .. }
+            | Self::LiveTaken { .. } => Lane::Control,
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use fluxmq_commands::Outcome;
 use fluxmq_commands::command::Command;
+use fluxmq_names::ErrorCode;
 
 use crate::contract::{Request, Submit};
 
@@ -145,9 +147,25 @@ impl<W> Stream<W> {
         Some(frame.waiters)
     }
 
-    /// The outcome of a command was seen.
-    pub fn confirm(&mut self, sequence: u64) {
-        self.confirmed = self.confirmed.max(sequence);
+    /// What became of the frame that begins with `first`; gives who waits for its commands, as
+    /// [`Self::refused`] does.
+    pub fn outcomes(&mut self, first: u64, outcomes: &[Outcome]) -> Option<Vec<Option<W>>> {
+        let out_of_sequence = |outcome: &Outcome| match outcome {
+            Outcome::Error { code: ErrorCode::OutOfSequence, detail } => Some(*detail),
+            _ => None,
+        };
+        let next = outcomes.iter().find_map(out_of_sequence);
+        let waiters = self.answered(first, next)?;
+        let seen = outcomes.iter().take_while(|o| out_of_sequence(o).is_none()).count() as u64;
+        if seen > 0 {
+            self.confirmed = self.confirmed.max(first + seen - 1);
+        }
+        Some(waiters)
+    }
+
+    /// The frame that begins with `first` was not taken and used up no sequence.
+    pub fn refused(&mut self, first: u64) -> Option<Vec<Option<W>>> {
+        self.answered(first, Some(first))
     }
 
     /// Everybody who waits; nothing is answered any more.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 mod deliver;
 mod publish;
+mod queues;
 mod routes;
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use fluxmq_client::contract::{Change, Class, Delivery, Registration, Request, Subscribed};
+use fluxmq_client::contract::{Change, Class, Delivery, Registration, Request, Role, Subscribed};
 use fluxmq_client::{Link, Sender, Stream, boot_ms};
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::Command;
@@ -139,7 +139,7 @@ impl Backend {
         self.welcome.set(false);
         self.hello_ms.set(boot_ms());
         let epoch = self.epoch.get();
-        to.send(Request::Hello { name: self.name.clone(), epoch });
+        to.send(Request::Hello { name: self.name.clone(), epoch, role: Role::Gateway });
         *self.to.borrow_mut() = Some(to);
         if epoch > 0 {
             self.announce_all(router);

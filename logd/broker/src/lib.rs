@@ -28,7 +28,10 @@ mod timers;
 pub use broker::{Applied, ApplyError, Broker, Snapshot};
 pub use effect::Effect;
 pub use order::{DeliveryCursor, Owed};
-pub use queue::{Counters, GroupCursor, GroupStats, Member, Moving, QueueMessage, QueueStats};
+pub use queue::{
+    Counters, GroupCursor, GroupStats, GroupView, LOOKED_BEYOND, Member, Moving, QueueMessage,
+    QueueStats,
+};
 pub use retained::{Retained, RetainedPage};
 pub use session::{Replay, Session, StoredWill, Subscription};
 pub use state::OwedWill;

@@ -24,7 +24,9 @@ pub(crate) use append::Incoming;
 use blocks::{BLOCK, Blocks, Item, Place};
 pub(crate) use group::Group;
 pub use group::Member;
-pub use reads::{GroupCursor, GroupStats, QueueMessage, QueueStats};
+pub use reads::{
+    GroupCursor, GroupStats, GroupView, LOOK_MAX as LOOKED_BEYOND, QueueMessage, QueueStats,
+};
 pub(crate) use transaction::Transaction;
 
 use fluxmq_commands::command::queue::{Arguments, DeadLetter, DeadReason, Retention};

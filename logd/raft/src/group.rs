@@ -209,6 +209,18 @@ impl Group {
         outcomes.into_iter().next().ok_or(SubmitError::Stopped)
     }
 
+    /// Proposes one command of the leader itself; `reply` gets its outcome, on the group's runtime.
+    pub fn lead_then(
+        &self,
+        command: &Command<'_>,
+        reply: impl FnOnce(Result<Outcome, SubmitError>) + Send + 'static,
+    ) {
+        let first =
+            |outcomes: Vec<Outcome>| outcomes.into_iter().next().ok_or(SubmitError::Stopped);
+        let batch = leader_batch(command, &[]);
+        self.submit(batch, Box::new(move |result| reply(result.and_then(first))));
+    }
+
     /// Reads the applied state. Short: apply waits meanwhile.
     pub fn with_state<T>(&self, read: impl FnOnce(&Broker) -> T) -> T {
         read(&self.shared.broker.lock())

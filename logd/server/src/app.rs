@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 
 use crate::core::Core;
 use crate::effects::Effects;
+use crate::programs::ADDRESS;
 use crate::service;
 use crate::status::Status;
 
@@ -210,13 +211,32 @@ async fn open(config: Config) -> Result<(Disk, Core), StartError> {
         shards.push(open_group(&disk, shard.into(), ShardId(shard), &effects).await?);
     }
     if config.alone {
-        // Epochs are positions in meta: whatever registers from now on is above this.
-        let epoch = Position::new(meta.with_state(Broker::applied) + 1, 0).0;
-        for group in std::iter::once(&meta).chain(&shards) {
-            group.lead(&Command::EndGatewaysBefore { epoch }).await.map_err(StartError::new)?;
-        }
+        end_gateways(&meta, &shards).await?;
     }
     Ok((disk, Core::new(meta, shards, effects)))
+}
+
+/// Ends all gateways there were. Programs may come back: of what they said nobody knows whether it was taken but
+/// who goes on under their epochs.
+async fn end_gateways(meta: &Group, shards: &[Group]) -> Result<(), StartError> {
+    // Epochs are positions in meta: whatever registers from now on is above this.
+    let next = Position::new(meta.with_state(Broker::applied) + 1, 0).0;
+    let (first_program, gateways) = meta.with_state(|b| {
+        let programs = b.gateways().filter(|(.., address)| *address == ADDRESS);
+        let first = programs.map(|(_, epoch, _)| epoch).min();
+        let gateways = b.gateways().filter(|(.., address)| *address != ADDRESS);
+        (first, gateways.map(|(_, epoch, _)| epoch).collect::<Vec<_>>())
+    });
+    let before = Command::EndGatewaysBefore { epoch: first_program.unwrap_or(next) };
+    let one = |epoch: u64| Command::GatewayEnded { epoch };
+    let ends: Vec<_> = std::iter::once(before).chain(gateways.into_iter().map(one)).collect();
+    // Meta is last: what it does not know any more was ended everywhere.
+    for group in shards.iter().chain([meta]) {
+        for end in &ends {
+            group.lead(end).await.map_err(StartError::new)?;
+        }
+    }
+    Ok(())
 }
 
 async fn open_group(

@@ -1,5 +1,6 @@
 //! The owner task: takes requests of gateways and effects of apply, one after the other.
 
+mod consumers;
 mod gateways;
 mod requests;
 
@@ -9,14 +10,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fluxmq_client::contract::{Change, Class, Event, Request};
+use fluxmq_client::contract::{Change, Class, Event, Request, Role};
 use fluxmq_client::{LogdLink, Sender, boot_ms};
+use fluxmq_commands::Outcome;
 use fluxmq_commands::command::Command;
-use fluxmq_commands::slot_of;
-use fluxmq_names::{Position, ShardId};
+use fluxmq_names::ShardId;
 use logd_broker::{Broker, Effect};
 use logd_log::Disk;
-use logd_raft::Group;
+use logd_raft::{Group, SubmitError};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
@@ -24,9 +25,14 @@ use tokio::task::JoinHandle;
 
 use crate::delivery::Delivery;
 use crate::effects::Effects;
+use crate::entries::Entries;
 use crate::hub::Hub;
+use crate::programs::{ADDRESS, Programs};
+use crate::queues::{About, Moves, Queues, Reads};
 use crate::registrations::Registrations;
 use crate::status::Status;
+use crate::windows::Windows;
+use consumers::Held;
 
 /// Requests taken before something else has its turn.
 const REQUESTS: usize = 256;
@@ -41,12 +47,19 @@ pub(crate) enum Incoming {
     Registered { link: u64, epoch: Option<u64>, previous: Option<u64> },
     /// A message for all live subscribers; answered when every gateway has it.
     Live { command: Bytes, taken: oneshot::Sender<()> },
+    /// What a command proposed for queues led to.
+    Proposed { about: About, result: Result<Outcome, SubmitError> },
+    /// Commands of a link that settle messages are done, or were not taken.
+    Settled { held: Held, result: Result<Vec<Outcome>, SubmitError> },
+    /// The dead letters of a shard are moved.
+    Moved { shard: u32 },
 }
 
 /// A link to a gateway.
 struct Linked {
     /// 0 before it is registered.
     epoch: u64,
+    role: Role,
     to: Sender<Event>,
     local: bool,
     /// Bytes of commands that were taken in and are not answered.
@@ -63,6 +76,12 @@ pub(crate) struct Core {
     hub: Hub,
     registrations: Registrations,
     delivery: Delivery,
+    programs: Programs,
+    queues: Queues,
+    reads: Reads,
+    moves: Moves,
+    windows: Windows,
+    entries: Entries,
     incoming: UnboundedReceiver<Incoming>,
     inbox: UnboundedSender<Incoming>,
     /// Shards where work is left that the step limit cut off.
@@ -76,9 +95,16 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(meta: Group, shards: Vec<Group>, effects: Effects) -> Self {
         let (inbox, incoming) = unbounded_channel();
-        let registered: Vec<u64> =
-            meta.with_state(|b| b.gateways().map(|(_, epoch, _)| epoch).collect());
-        let hub = Hub::new(shards.len() as u32, registered.into_iter(), boot_ms());
+        let (programs, gateways): (Vec<_>, Vec<_>) = meta.with_state(|b| {
+            let known = b.gateways().map(|(_, epoch, address)| (epoch, address == ADDRESS));
+            known.partition(|(_, is_program)| *is_program)
+        });
+        let epochs = |known: &[(u64, bool)]| known.iter().map(|(e, _)| *e).collect::<Vec<_>>();
+        let (programs, gateways) = (epochs(&programs), epochs(&gateways));
+        let all = programs.iter().chain(&gateways).copied();
+        let queues = Queues::new(&shards, all, boot_ms());
+        let programs = Programs::new(programs.into_iter(), boot_ms());
+        let hub = Hub::new(shards.len() as u32, gateways.into_iter(), boot_ms());
         Self {
             meta,
             shards,
@@ -88,6 +114,12 @@ impl Core {
             hub,
             registrations: Registrations::default(),
             delivery: Delivery::default(),
+            programs,
+            queues,
+            reads: Reads::default(),
+            moves: Moves::default(),
+            windows: Windows::default(),
+            entries: Entries::default(),
             incoming,
             inbox,
             unfinished: BTreeSet::new(),
@@ -109,6 +141,7 @@ impl Core {
     /// Runs until nobody can connect any more.
     pub(crate) async fn run(mut self, mut links: UnboundedReceiver<LogdLink>) {
         self.start_owed_wills();
+        self.start_owed_moves();
         let effects = self.effects.came.clone();
         let mut came = Vec::new();
         loop {
@@ -126,12 +159,13 @@ impl Core {
             // What was applied comes first: a barrier answers for everything before it.
             self.take_effects();
             came.drain(..).for_each(|incoming| self.take(incoming));
-            self.delivery.deliver(&self.shards);
+            self.delivery.deliver(&self.shards, &mut self.windows, &mut self.entries);
             for (link, deliveries) in self.delivery.take_deliveries() {
                 let counted = &self.effects.counts.deliveries;
                 counted.fetch_add(deliveries.len() as u64, Ordering::Relaxed);
                 self.send(link, Event::Deliveries(deliveries));
             }
+            self.serve_queues();
             self.say_registrations();
             self.close_round();
             self.ending.retain(|end| !end.is_finished());
@@ -149,6 +183,9 @@ impl Core {
                 self.registered(link, epoch, previous);
             }
             Incoming::Live { command, taken } => self.hub.live(command, taken),
+            Incoming::Proposed { about, result } => self.proposed(about, result),
+            Incoming::Settled { held, result } => self.commands_done(held, &result),
+            Incoming::Moved { shard } => self.moved(shard),
         }
     }
 
@@ -184,14 +221,12 @@ impl Core {
                 Effect::WillOwed { id } => self.start_will(shard, id),
                 // Replays are read from the state when somebody serves them (R9).
                 Effect::GatewaysChanged | Effect::ReplayWanted { .. } => {}
-                // Nobody consumes queues yet.
+                Effect::BindingAdded { .. } | Effect::BindingRemoved { .. } => {}
                 Effect::QueueGrew { .. }
                 | Effect::QueueReturned { .. }
                 | Effect::QueueChanged { .. }
                 | Effect::GroupChanged { .. }
-                | Effect::MoveOwed { .. }
-                | Effect::BindingAdded { .. }
-                | Effect::BindingRemoved { .. } => {}
+                | Effect::MoveOwed { .. } => self.queue_effect(shard.0, &effect),
                 Effect::More => drop(self.unfinished.insert(shard.0)),
             }
         }
@@ -213,9 +248,21 @@ impl Core {
 
     /// How long until something is to be done by time.
     fn next_due(&self) -> Duration {
-        let shards = self.shards.iter().filter_map(|g| g.with_state(Broker::next_due)).min();
+        let of_shard = |b: &Broker| {
+            let expiry = b.next_expiry().map(|(ms, _)| ms);
+            b.next_due().into_iter().chain(expiry).min()
+        };
+        let shards = self.shards.iter().filter_map(|g| g.with_state(of_shard));
+        let shards = shards.chain(self.queues.next_return_ms()).min();
         let shards = shards.map(|due| due.saturating_sub(now_ms()));
-        let here = self.hub.next_due_ms().into_iter().chain(self.registrations.next_due_ms()).min();
+        let here = [
+            self.hub.next_due_ms(),
+            self.registrations.next_due_ms(),
+            self.programs.next_due_ms(),
+            self.queues.next_due_ms(),
+            self.reads.next_due_ms(),
+        ];
+        let here = here.into_iter().flatten().min();
         let here = here.map(|due| due.saturating_sub(boot_ms()));
         let due = shards.into_iter().chain(here).min().unwrap_or(3_600_000);
         Duration::from_millis(due.clamp(1, 3_600_000))
@@ -229,6 +276,10 @@ impl Core {
             tracing::warn!(epoch, "the lease of a gateway has run out");
             self.end_gateway(epoch);
         }
+        for epoch in self.programs.expired(now) {
+            self.end_gateway(epoch);
+        }
+        self.queues_on_time();
     }
 
     fn tick(&mut self) {
@@ -273,13 +324,6 @@ pub(crate) fn lead(group: &Group, command: Command<'static>) -> JoinHandle<()> {
             tracing::warn!(%error, "a command of the leader was not taken");
         }
     })
-}
-
-/// The PUBLISH (or CONNECT) command at a position, from the log.
-pub(crate) fn read_command(group: &Group, position: u64) -> Option<Bytes> {
-    let position = Position(position);
-    let entry = group.log().entry(position.index()).ok().flatten()?;
-    slot_of(&entry, position.slot())
 }
 
 /// Unix time, ms.

@@ -6,19 +6,15 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use bytes::Bytes;
 use fluxmq_client::contract::{self, Subscribed};
 use fluxmq_commands::command::{self, Command};
-use fluxmq_commands::slot_of;
-use fluxmq_names::Position;
 use logd_broker::{DeliveryCursor, Owed};
 use logd_raft::Group;
 
 use crate::core::{lead, now_ms};
+use crate::entries::Entries;
+use crate::windows::Windows;
 
 /// Messages handed to one session before the next has its turn.
 const TURN: usize = 256;
-/// Bytes of deliveries on their way to a gateway (T3).
-const WINDOW_BYTES: i64 = 4 * 1024 * 1024;
-/// What a delivery weighs besides its command; a gateway counts the same.
-const OVERHEAD_BYTES: i64 = contract::DELIVERY_OVERHEAD_BYTES as i64;
 
 /// A session with a connection.
 struct Attached {
@@ -56,11 +52,8 @@ pub(crate) struct Delivery {
     /// Sessions that may have something to get.
     ready: HashSet<SessionKey>,
     events: BTreeMap<u64, Vec<contract::Delivery>>,
-    /// What gateways still take, and who of theirs waits for that.
-    windows: HashMap<u64, i64>,
+    /// Who waits for room on the link of his gateway.
     blocked: HashMap<u64, Vec<SessionKey>>,
-    /// The entry read last: neighbours mostly lie in it.
-    last: Option<(u32, u64, Bytes)>,
 }
 
 // === impl Delivery ===
@@ -121,17 +114,12 @@ impl Delivery {
         }
     }
 
-    /// A gateway has taken so many bytes.
-    pub(crate) fn window(&mut self, gateway: u64, bytes: u32) {
-        let window = self.windows.entry(gateway).or_insert(WINDOW_BYTES);
-        *window = (*window + i64::from(bytes)).min(WINDOW_BYTES);
-        if *window > 0 {
-            self.ready.extend(self.blocked.remove(&gateway).into_iter().flatten());
-        }
+    /// A link takes deliveries again.
+    pub(crate) fn unblock(&mut self, gateway: u64) {
+        self.ready.extend(self.blocked.remove(&gateway).into_iter().flatten());
     }
 
     pub(crate) fn forget_gateway(&mut self, gateway: u64) {
-        self.windows.remove(&gateway);
         self.blocked.remove(&gateway);
         let keys: Vec<_> =
             self.sessions.iter().filter(|(_, a)| a.gateway == gateway).map(|(k, _)| *k).collect();
@@ -168,7 +156,12 @@ impl Delivery {
     }
 
     /// Gives every ready session what its credit allows.
-    pub(crate) fn deliver(&mut self, shards: &[Group]) {
+    pub(crate) fn deliver(
+        &mut self,
+        shards: &[Group],
+        windows: &mut Windows,
+        entries: &mut Entries,
+    ) {
         let mut owed = Vec::new();
         let ready: Vec<_> = self.ready.drain().collect();
         for key in ready {
@@ -178,7 +171,7 @@ impl Delivery {
                 if max == 0 {
                     break;
                 }
-                if *self.windows.entry(attached.gateway).or_insert(WINDOW_BYTES) <= 0 {
+                if !windows.has_room(attached.gateway) {
                     self.blocked.entry(attached.gateway).or_default().push(key);
                     break;
                 }
@@ -187,12 +180,18 @@ impl Delivery {
                 if owed.is_empty() {
                     break;
                 }
-                self.send(group, key, &mut owed);
+                self.send(group, key, &mut owed, (&mut *windows, &mut *entries));
             }
         }
     }
 
-    fn send(&mut self, group: &Group, key: SessionKey, owed: &mut Vec<Owed>) {
+    fn send(
+        &mut self,
+        group: &Group,
+        key: SessionKey,
+        owed: &mut Vec<Owed>,
+        (windows, entries): (&mut Windows, &mut Entries),
+    ) {
         let now = now_ms();
         let mut dropped = Vec::new();
         for message in owed.drain(..) {
@@ -200,7 +199,7 @@ impl Delivery {
             if self.sessions.get(&key).is_some_and(known) {
                 continue;
             }
-            let command = self.read(group, key.0, message.position);
+            let command = entries.read(group, message.position);
             let Some(attached) = self.sessions.get_mut(&key) else { return };
             let expired = |bytes: &Bytes| match command::decode(bytes) {
                 Ok((Command::Publish(p), _)) => p.expiry_ms.is_some_and(|ms| ms <= now),
@@ -214,8 +213,7 @@ impl Delivery {
                 continue;
             }
             attached.credit -= 1;
-            let bytes = command.as_ref().map_or(0, Bytes::len) as i64 + OVERHEAD_BYTES;
-            *self.windows.entry(attached.gateway).or_insert(WINDOW_BYTES) -= bytes;
+            windows.spend(attached.gateway, command.as_ref().map_or(0, Bytes::len));
             self.events.entry(attached.gateway).or_default().push(contract::Delivery {
                 token: attached.token,
                 number: message.number,
@@ -230,17 +228,6 @@ impl Delivery {
         if !dropped.is_empty() {
             drop(lead(group, Command::Drop { session: key.1, ranges: dropped }));
         }
-    }
-
-    fn read(&mut self, group: &Group, shard: u32, position: u64) -> Option<Bytes> {
-        let position = Position(position);
-        let cached =
-            self.last.as_ref().is_some_and(|(s, i, _)| *s == shard && *i == position.index());
-        if !cached {
-            let entry = group.log().entry(position.index()).ok().flatten()?;
-            self.last = Some((shard, position.index(), entry));
-        }
-        self.last.as_ref().and_then(|(_, _, entry)| slot_of(entry, position.slot()))
     }
 
     fn detach(&mut self, key: SessionKey) {

@@ -7,11 +7,15 @@ mod app;
 mod core;
 mod delivery;
 mod effects;
+mod entries;
 mod hub;
+mod programs;
+mod queues;
 mod registrations;
 mod service;
 mod status;
 mod wills;
+mod windows;
 
 pub use app::{Config, Running, StartError, start};
 pub use status::Status;

@@ -19,6 +19,8 @@ pub(crate) struct Counts {
     pub(crate) commands: AtomicU64,
     /// Messages handed to gateways.
     pub(crate) deliveries: AtomicU64,
+    /// Messages handed to consumers of queues.
+    pub(crate) queue_deliveries: AtomicU64,
     /// Torn tails that were cut when logs were opened.
     pub(crate) torn_tails: AtomicU64,
 }
@@ -82,6 +84,11 @@ impl Source for Status {
         for (name, help, value) in [
             ("commands", "Commands applied", count(&self.counts.commands)),
             ("deliveries", "Messages handed to gateways", count(&self.counts.deliveries)),
+            (
+                "queue_deliveries",
+                "Messages handed to consumers of queues",
+                count(&self.counts.queue_deliveries),
+            ),
         ] {
             scrape.counter(&format!("fluxmq_logd_{name}"), help, value)?;
         }

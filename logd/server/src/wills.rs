@@ -8,7 +8,8 @@ use logd_raft::Group;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-use crate::core::{Incoming, read_command};
+use crate::core::Incoming;
+use crate::entries::read_command;
 
 /// Between two tries to publish a will.
 const RETRY: std::time::Duration = std::time::Duration::from_secs(1);

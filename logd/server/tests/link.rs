@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fluxmq_client::Link;
-use fluxmq_client::contract::{Delivery, Event, Request, Submit};
+use fluxmq_client::contract::{Delivery, Event, Request, Role, Submit};
 use fluxmq_client::transport::connect;
 use fluxmq_commands::command::{Command, Connect, NEVER, Publish, Settled, Wanted, Will, decode};
 use fluxmq_commands::{Connected, Outcome};
@@ -74,7 +74,7 @@ struct Gateway {
 
 impl Gateway {
     fn hello(link: Link, runtime: tokio::runtime::Runtime, name: &str, epoch: u64) -> Self {
-        assert!(link.to.send(Request::Hello { name: name.into(), epoch }));
+        assert!(link.to.send(Request::Hello { name: name.into(), epoch, role: Role::Gateway }));
         if epoch > 0 {
             assert!(link.to.send(Request::Announce { id: 0, full: true, changes: Vec::new() }));
         }

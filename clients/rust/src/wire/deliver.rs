@@ -8,13 +8,13 @@ use fluxmq_proto::v1::{
     session_operation,
 };
 
-use super::{Message, OTHER_LANE, WireError, slices};
+use super::{Message, OTHER_LANE, WireError, queues, slices};
 use crate::contract::{Delivery, Event, Registration, Request, Subscribed};
 
 /// Operations and credits of one request.
 const REQUEST_FRAMES_MAX: usize = 4_096;
 /// Bytes of bodies in one reply, unless one is larger.
-const REPLY_BYTES: usize = 256 * 1024;
+pub(super) const REPLY_BYTES: usize = 256 * 1024;
 
 /// Flags of a delivery; the lowest two bits are the QoS.
 const RETAIN: u32 = 4;
@@ -83,6 +83,14 @@ fn to_operation(request: Request) -> SessionOperation {
         Request::ReadRetained { id, shard, vhost, filter, after } => {
             Operation::ReadRetained(v1::ReadRetained { id, shard, vhost, filter, after })
         }
+        Request::Consume(consume) => Operation::Consume(queues::to_consume(consume)),
+        Request::Presented => Operation::Presented(true),
+        Request::Settle(settle) => Operation::Settle(queues::to_settle(&settle)),
+        Request::Extend { token, first, count } => {
+            Operation::Extend(v1::Extend { token, first, count })
+        }
+        Request::ReadQueue(read) => Operation::ReadQueue(queues::to_read(&read)),
+        Request::LookAtQueues(look) => Operation::LookAtQueues(queues::to_look(look)),
         _ => unreachable!("{OTHER_LANE}"),
     };
     SessionOperation { operation: Some(operation) }
@@ -117,6 +125,12 @@ fn from_operation(operation: SessionOperation) -> Result<Request, WireError> {
             filter: r.filter,
             after: r.after,
         },
+        Operation::Consume(c) => Request::Consume(queues::from_consume(c)?),
+        Operation::Presented(_) => Request::Presented,
+        Operation::Settle(s) => Request::Settle(queues::from_settle(s)?),
+        Operation::Extend(e) => Request::Extend { token: e.token, first: e.first, count: e.count },
+        Operation::ReadQueue(r) => Request::ReadQueue(queues::from_read(&r)),
+        Operation::LookAtQueues(l) => Request::LookAtQueues(queues::from_look(l)),
     })
 }
 
@@ -124,9 +138,16 @@ impl Message<Event> for AttachReply {
     fn pack(frames: &mut VecDeque<Event>) -> Self {
         let mut events = Vec::new();
         let mut columns = Columns::default();
-        while columns.body.len() < REPLY_BYTES {
+        let mut of_queues = queues::Columns::default();
+        while columns.body.len() + of_queues.bytes() < REPLY_BYTES {
             match frames.pop_front() {
                 None => break,
+                Some(Event::QueueDeliveries(mut all)) => {
+                    if !of_queues.take(&mut all) {
+                        frames.push_front(Event::QueueDeliveries(all));
+                        break;
+                    }
+                }
                 Some(Event::Deliveries(mut all)) => {
                     let room = columns.take(&mut all);
                     if !room {
@@ -135,14 +156,15 @@ impl Message<Event> for AttachReply {
                     }
                 }
                 // It would overtake the deliveries before it.
-                Some(event) if !columns.message.tokens.is_empty() => {
+                Some(event) if !columns.message.tokens.is_empty() || !of_queues.is_empty() => {
                     frames.push_front(event);
                     break;
                 }
                 Some(event) => events.push(to_event(event)),
             }
         }
-        Self { events, deliveries: columns.close() }
+        let (deliveries, queue_deliveries) = (columns.close(), of_queues.close());
+        Self { events, deliveries, queue_deliveries }
     }
 
     fn unpack(self, each: &mut dyn FnMut(Event)) -> Result<(), WireError> {
@@ -151,6 +173,9 @@ impl Message<Event> for AttachReply {
         }
         if let Some(deliveries) = self.deliveries {
             each(Event::Deliveries(from_columns(&deliveries)?));
+        }
+        if let Some(deliveries) = self.queue_deliveries {
+            each(Event::QueueDeliveries(queues::from_columns(deliveries)?));
         }
         Ok(())
     }
@@ -270,6 +295,14 @@ fn to_event(event: Event) -> SessionEvent {
         Event::Retained { id, commands, more } => {
             Kind::Retained(v1::RetainedPage { id, commands, more })
         }
+        Event::Consuming { token, error } => Kind::Consuming(queues::to_consuming(token, error)),
+        Event::ConsumerEnded { token, code } => {
+            Kind::ConsumerEnded(v1::ConsumerEnded { token, error: code.number().into() })
+        }
+        Event::Active { token, active, epoch } => Kind::Active(v1::Active { token, active, epoch }),
+        Event::Settled(settled) => Kind::Settled(queues::to_settled(&settled)),
+        Event::QueuePage(page) => Kind::QueuePage(queues::to_page(page)),
+        Event::Queues { id, queues, more } => Kind::Queues(v1::Queues { id, queues, more }),
         _ => unreachable!("{OTHER_LANE}"),
     };
     SessionEvent { event: Some(event) }
@@ -289,5 +322,15 @@ fn from_event(event: SessionEvent) -> Result<Event, WireError> {
         }
         Kind::Taken(t) => Event::Taken { token: t.token, client_id: t.client_id },
         Kind::Retained(r) => Event::Retained { id: r.id, commands: r.commands, more: r.more },
+        Kind::Consuming(c) => {
+            Event::Consuming { token: c.token, error: queues::from_consuming(&c)? }
+        }
+        Kind::ConsumerEnded(c) => {
+            Event::ConsumerEnded { token: c.token, code: queues::from_ended(&c)? }
+        }
+        Kind::Active(a) => Event::Active { token: a.token, active: a.active, epoch: a.epoch },
+        Kind::Settled(s) => Event::Settled(queues::from_settled(s)?),
+        Kind::QueuePage(p) => Event::QueuePage(queues::from_page(p)?),
+        Kind::Queues(q) => Event::Queues { id: q.id, queues: q.queues, more: q.more },
     })
 }

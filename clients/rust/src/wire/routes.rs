@@ -7,13 +7,14 @@ use fluxmq_proto::v1::{
 };
 
 use super::{Message, OTHER_LANE, WireError};
-use crate::contract::{Change, Class, Delta, Event, Request, Source};
+use crate::contract::{Change, Class, Delta, Event, Request, Role, Source};
 
 impl Message<Request> for RoutesRequest {
     fn pack(frames: &mut VecDeque<Request>) -> Self {
         let frame = match frames.pop_front() {
-            Some(Request::Hello { name, epoch }) => {
-                routes_request::Frame::Hello(v1::Hello { name, epoch })
+            Some(Request::Hello { name, epoch, role }) => {
+                let program = role == Role::Program;
+                routes_request::Frame::Hello(v1::Hello { name, epoch, program })
             }
             Some(Request::Announce { id, full, changes }) => {
                 let changes = changes.into_iter().map(to_change).collect();
@@ -22,6 +23,9 @@ impl Message<Request> for RoutesRequest {
             Some(Request::Ack { version }) => routes_request::Frame::Ack(version),
             Some(Request::Renew { nonce }) => routes_request::Frame::Renew(nonce),
             Some(Request::Leave) => routes_request::Frame::Leave(true),
+            Some(Request::SendLive { id, command }) => {
+                routes_request::Frame::SendLive(v1::SendLive { id, command })
+            }
             _ => unreachable!("{OTHER_LANE}"),
         };
         Self { frame: Some(frame) }
@@ -29,7 +33,10 @@ impl Message<Request> for RoutesRequest {
 
     fn unpack(self, each: &mut dyn FnMut(Request)) -> Result<(), WireError> {
         each(match self.frame.ok_or(WireError("an empty request"))? {
-            routes_request::Frame::Hello(h) => Request::Hello { name: h.name, epoch: h.epoch },
+            routes_request::Frame::Hello(h) => {
+                let role = if h.program { Role::Program } else { Role::Gateway };
+                Request::Hello { name: h.name, epoch: h.epoch, role }
+            }
             routes_request::Frame::Announce(a) => {
                 let changes = a.changes.into_iter().map(from_change).collect::<Result<_, _>>()?;
                 Request::Announce { id: a.id, full: a.full, changes }
@@ -37,6 +44,9 @@ impl Message<Request> for RoutesRequest {
             routes_request::Frame::Ack(version) => Request::Ack { version },
             routes_request::Frame::Renew(nonce) => Request::Renew { nonce },
             routes_request::Frame::Leave(_) => Request::Leave,
+            routes_request::Frame::SendLive(s) => {
+                Request::SendLive { id: s.id, command: s.command }
+            }
         });
         Ok(())
     }
@@ -60,6 +70,7 @@ impl Message<Event> for RoutesReply {
             }
             Some(Event::GatewayGone { epoch }) => routes_reply::Frame::GatewayGone(epoch),
             Some(Event::Live { command }) => routes_reply::Frame::Live(command),
+            Some(Event::LiveTaken { id }) => routes_reply::Frame::LiveTaken(id),
             _ => unreachable!("{OTHER_LANE}"),
         };
         Self { frame: Some(frame) }
@@ -82,6 +93,7 @@ impl Message<Event> for RoutesReply {
             routes_reply::Frame::Lease(l) => Event::Lease { nonce: l.nonce, lease_ms: l.lease_ms },
             routes_reply::Frame::GatewayGone(epoch) => Event::GatewayGone { epoch },
             routes_reply::Frame::Live(command) => Event::Live { command },
+            routes_reply::Frame::LiveTaken(id) => Event::LiveTaken { id },
         });
         Ok(())
     }

@@ -67,7 +67,9 @@ fn requests_come_back_in_order() {
         Request::RelayTaken { peer: 1, upto: 2 },
     ];
     let control = [
-        Request::Hello { name: "g".into(), epoch: 4 },
+        Request::Hello { name: "g".into(), epoch: 4, role: Role::Gateway },
+        Request::Hello { name: "p".into(), epoch: 0, role: Role::Program },
+        Request::SendLive { id: 1, command: Bytes::from_static(b"x") },
         Request::Announce { id: 3, full: true, changes: changes() },
         Request::Ack { version: 0 },
         Request::Renew { nonce: 9 },
@@ -139,6 +141,7 @@ fn events_come_back_in_order() {
         Event::Lease { nonce: 1, lease_ms: 2 },
         Event::GatewayGone { epoch: 3 },
         Event::Live { command: Bytes::from_static(b"x") },
+        Event::LiveTaken { id: 1 },
     ];
     let (one, two) = (Bytes::from(vec![1; 100]), Bytes::from(vec![2; 300_000]));
     let deliver = [

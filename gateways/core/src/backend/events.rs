@@ -65,6 +65,15 @@ impl Backend {
             }
             Event::Retained { id, commands, more } => self.calls.retained(id, (commands, more)),
             Event::Live { command } => router.live(&command),
+            // Nobody here consumes queues.
+            Event::LiveTaken { .. }
+            | Event::Consuming { .. }
+            | Event::ConsumerEnded { .. }
+            | Event::Active { .. }
+            | Event::QueueDeliveries(_)
+            | Event::Settled(_)
+            | Event::QueuePage(_)
+            | Event::Queues { .. } => {}
         }
     }
 
@@ -86,6 +95,7 @@ impl Backend {
         if resumed {
             self.say_again(router);
         }
+        self.send(Request::Presented);
         self.release_held();
     }
 
@@ -135,19 +145,7 @@ impl Backend {
     }
 
     fn outcomes(&self, shard: u32, first: u64, outcomes: &[Outcome]) {
-        let out_of_sequence = |outcome: &Outcome| match outcome {
-            Outcome::Error { code: ErrorCode::OutOfSequence, detail } => Some(*detail),
-            _ => None,
-        };
-        let next = outcomes.iter().find_map(out_of_sequence);
-        let answered = self.with_stream(shard, |stream| {
-            let waiters = stream.answered(first, next)?;
-            let seen = outcomes.iter().take_while(|o| out_of_sequence(o).is_none()).count() as u64;
-            if seen > 0 {
-                stream.confirm(first + seen - 1);
-            }
-            Some(waiters)
-        });
+        let answered = self.with_stream(shard, |stream| stream.outcomes(first, outcomes));
         // Waiters may submit again.
         for (waiter, outcome) in answered.flatten().into_iter().flatten().zip(outcomes) {
             waiter.into_iter().for_each(|waiter| waiter(outcome));
@@ -162,7 +160,7 @@ impl Backend {
             self.with_stream(shard, |stream| stream.postpone(first));
             return;
         }
-        let answered = self.with_stream(shard, |stream| stream.answered(first, Some(first)));
+        let answered = self.with_stream(shard, |stream| stream.refused(first));
         let waiters = answered.flatten().into_iter().flatten().flatten();
         waiters.for_each(|waiter| waiter(&Outcome::refused(code)));
         self.unsent.set(true);

@@ -30,7 +30,8 @@ impl Broker {
             QueueCommand::Bind { queue, filter, bound } => self.bind(*queue, filter, *bound),
             QueueCommand::Enqueue(enqueue) => self.enqueue(position, enqueue, size),
             QueueCommand::Settle { queue, group, token, verdicts } => {
-                self.queue_settle((*queue, *group), *token, verdicts)
+                let token = (gateway != 0 || *token != 0).then_some(*token);
+                self.queue_settle((*queue, *group), token, verdicts)
             }
             QueueCommand::CancelScheduled { queue, ids } => self.cancel(*queue, ids),
             QueueCommand::GroupCreate { queue, name, start, sharing } => {

@@ -8,7 +8,7 @@ use fluxmq_commands::command::queue::{Arguments, DeadLetter, Sharing};
 /// Messages of lower priorities that wait get every so manieth turn.
 const STARVATION_TURN: u32 = 16;
 /// Messages looked at beyond those asked for.
-const LOOK_MAX: usize = 1_000;
+pub const LOOK_MAX: usize = 1_000;
 
 /// A message of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +61,19 @@ pub struct QueueStats {
     pub counters: Counters,
     /// Its groups, by id.
     pub groups: Vec<GroupStats>,
+}
+
+/// What who gives out a group's messages must know of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupView {
+    /// How it shares its messages.
+    pub sharing: Sharing,
+    /// The active member, where there is one.
+    pub active: Option<u64>,
+    /// Fencing token of the active member.
+    pub epoch: u64,
+    /// Offset of the next message of the queue.
+    pub next: u64,
 }
 
 /// How a group is.
@@ -213,6 +226,27 @@ impl Broker {
         }
     }
 
+    /// What who gives out a group's messages must know of it.
+    #[must_use]
+    pub fn group_view(&self, queue: u64, group: u64) -> Option<GroupView> {
+        let (q, g) = self.group(queue, group)?;
+        Some(GroupView { sharing: g.sharing, active: g.active, epoch: g.epoch, next: q.tail() })
+    }
+
+    /// Whether a message is there and not settled by the group.
+    #[must_use]
+    pub fn is_open(&self, queue: u64, group: u64, offset: u64) -> bool {
+        self.group(queue, group).is_some_and(|(q, g)| {
+            offset < q.tail() && offset >= q.floor && !g.is_settled(offset) && !bit(&q.dead, offset)
+        })
+    }
+
+    /// Whether a group has a member.
+    #[must_use]
+    pub fn has_member(&self, queue: u64, group: u64, token: u64) -> bool {
+        self.group(queue, group).is_some_and(|(_, g)| g.members.contains_key(&token))
+    }
+
     /// When the next returned message of the group may be given again, Unix ms.
     #[must_use]
     pub fn next_return(&self, queue: u64, group: u64) -> Option<u64> {
@@ -230,6 +264,12 @@ impl Broker {
         });
         let items = items.take(max + LOOK_MAX).filter(|(offset, _)| !bit(&q.dead, *offset));
         items.take(max).map(|(offset, item)| QueueMessage::new(offset, &item, 0)).collect()
+    }
+
+    /// Offsets of the oldest message of a queue, and of the next one.
+    #[must_use]
+    pub fn queue_bounds(&self, queue: u64) -> Option<(u64, u64)> {
+        self.state.queues.get(queue).map(|q| (q.floor, q.tail()))
     }
 
     /// Scheduled messages that are to come next: when, Unix ms, and their ids.
@@ -277,6 +317,22 @@ impl Broker {
     /// Queues of the shard: vhost, name, id.
     pub fn queues(&self) -> impl Iterator<Item = (&str, &str, u64)> {
         self.index.queues.iter().map(|((vhost, name), id)| (&**vhost, &**name, *id))
+    }
+
+    /// Queues of a virtual host whose names come behind `after`, by name: name and id.
+    pub fn queues_after(&self, vhost: &str, after: &str) -> impl Iterator<Item = (&str, u64)> {
+        let start = (Box::<str>::from(vhost), Box::<str>::from(after));
+        let bounds = (std::ops::Bound::Excluded(start), std::ops::Bound::Unbounded);
+        let found = self.index.queues.range(bounds);
+        let vhost: Box<str> = vhost.into();
+        let here = found.take_while(move |((of, _), _)| *of == vhost);
+        here.map(|((_, name), id)| (&**name, *id))
+    }
+
+    /// Filters a queue is bound to.
+    pub fn bindings_of(&self, queue: u64) -> impl Iterator<Item = &str> {
+        let found = self.state.queues.get(queue).map(|q| q.bindings.iter());
+        found.into_iter().flatten().map(|filter| &**filter)
     }
 
     /// Filters of bound queues (R1): what is published to them, with any QoS, is for this shard.

@@ -124,7 +124,7 @@ impl Broker {
     pub(crate) fn queue_settle(
         &mut self,
         (queue, group): (u64, u64),
-        token: u64,
+        token: Option<u64>,
         verdicts: &[Settlement],
     ) -> Outcome {
         match self.settle_refusal((queue, group), token, verdicts, &mut Ahead::default()) {
@@ -134,11 +134,11 @@ impl Broker {
     }
 
     /// Why settlements are refused; `ahead` is what earlier parts of the transaction returned, and these with
-    /// them.
+    /// them. Without a token it is the leader that speaks: of messages whose lease has ended.
     pub(super) fn settle_refusal(
         &self,
         (queue, group): (u64, u64),
-        token: u64,
+        token: Option<u64>,
         verdicts: &[Settlement],
         ahead: &mut Ahead,
     ) -> Option<Outcome> {
@@ -161,11 +161,11 @@ impl Broker {
             return Some(Outcome::refused(ErrorCode::LimitExceeded));
         }
         ahead.returned += returned;
-        let current = match found.sharing {
+        let current = token.is_none_or(|token| match found.sharing {
             Sharing::Shared => true,
             Sharing::SingleActive | Sharing::Exclusive => token == found.epoch,
             Sharing::Keyed => found.members.contains_key(&token),
-        };
+        });
         let refused = !current && !cfg!(planted = "settlement_of_an_old_epoch");
         refused.then_some(Outcome::Error { code: ErrorCode::StaleEpoch, detail: found.epoch })
     }

@@ -46,7 +46,7 @@ impl Broker {
                 Command::Queue(QueueCommand::Settle { queue, group, token, verdicts }) => {
                     cost += 1 + verdicts.len();
                     let returns = ahead.entry(*queue).or_default();
-                    self.settle_refusal((*queue, *group), *token, verdicts, returns)
+                    self.settle_refusal((*queue, *group), Some(*token), verdicts, returns)
                 }
                 // Anything else, the head of another batch too, is no part of a transaction.
                 _ => Some(Outcome::refused(ErrorCode::InvalidArgument)),

@@ -263,6 +263,14 @@ impl Run {
                 self.ended.push(epoch);
                 Command::GatewayEnded { epoch }
             }
+            // Leases that ended.
+            10 => {
+                let mut settle = self.settle();
+                if let QueueCommand::Settle { token, .. } = &mut settle {
+                    *token = 0;
+                }
+                Command::Queue(settle)
+            }
             _ if !moves.is_empty() => {
                 let (queue, n) = r.one(&moves);
                 Command::Queue(QueueCommand::Moved {

@@ -689,13 +689,20 @@ impl Model {
                 if self.leave(position, name, *group, *token) { Outcome::Done } else { missing }
             }
             QueueCommand::Settle { group, token, verdicts, .. } => {
-                self.settle(name, *group, *token, verdicts)
+                let leader = gateway == 0 && *token == 0;
+                self.settle(name, *group, (*token, leader), verdicts)
             }
             _ => unreachable!("not about groups"),
         }
     }
 
-    fn settle(&mut self, name: &str, group: u64, token: u64, verdicts: &[Settlement]) -> Outcome {
+    fn settle(
+        &mut self,
+        name: &str,
+        group: u64,
+        (token, leader): (u64, bool),
+        verdicts: &[Settlement],
+    ) -> Outcome {
         let now_ms = self.now_ms;
         let q = self.queues.get_mut(name).expect("named");
         let Some(g) = q.groups.get(&group) else { return Outcome::refused(ErrorCode::NotFound) };
@@ -704,7 +711,7 @@ impl Model {
             Sharing::Keyed => g.members.contains_key(&token),
             _ => token == g.epoch,
         };
-        if !current {
+        if !current && !leader {
             return Outcome::Error { code: ErrorCode::StaleEpoch, detail: g.epoch };
         }
         q.touched_ms = now_ms;

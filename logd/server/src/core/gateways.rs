@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use fluxmq_client::contract::Event;
+use fluxmq_client::contract::{Event, Role};
 use fluxmq_client::{LogdLink, boot_ms};
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::Command;
 use fluxmq_names::{Kind, place};
 
 use super::{Core, Incoming, Linked, lead};
+use crate::programs::ADDRESS;
 use crate::registrations::Said;
 
 /// Bytes of a gateway's name.
@@ -22,7 +23,9 @@ impl Core {
         self.next_link += 1;
         let id = self.next_link;
         let unanswered = Arc::default();
-        self.links.insert(id, Linked { epoch: 0, to: link.to, local: link.local, unanswered });
+        let (to, local) = (link.to, link.local);
+        let role = Role::Gateway;
+        self.links.insert(id, Linked { epoch: 0, role, to, local, unanswered });
         let inbox = self.inbox.clone();
         let mut from = link.from;
         tokio::spawn(async move {
@@ -36,19 +39,22 @@ impl Core {
     }
 
     /// Who it is: one that comes back, or a new one, which meta has to know first.
-    pub(super) fn hello(&mut self, link: u64, name: String, epoch: u64) {
+    pub(super) fn hello(&mut self, link: u64, name: String, epoch: u64, role: Role) {
         let Some(linked) = self.links.get_mut(&link).filter(|l| l.epoch == 0) else { return };
         if name.is_empty() || name.len() > NAME_BYTES_MAX {
             tracing::warn!("a gateway without a name is turned away");
             self.links.remove(&link);
             return;
         }
-        if self.hub.knows(epoch) {
+        linked.role = role;
+        if role == Role::Program && self.programs.knows(epoch) {
+            return self.program_joined(link, epoch, true);
+        }
+        if role == Role::Gateway && self.hub.knows(epoch) {
             linked.epoch = epoch;
             // The link it had is not known to be gone yet.
             if let Some(old) = self.hub.link_of(epoch) {
-                self.links.remove(&old);
-                self.delivery.forget_gateway(old);
+                self.forget_link(old, epoch);
             }
             self.hub.resume(epoch, link);
             return;
@@ -58,7 +64,8 @@ impl Core {
         });
         let (meta, inbox) = (self.meta.clone(), self.inbox.clone());
         tokio::spawn(async move {
-            let register = Command::GatewayRegister { name: &name, address: "" };
+            let address = if role == Role::Program { ADDRESS } else { "" };
+            let register = Command::GatewayRegister { name: &name, address };
             let epoch = match meta.lead(&register).await {
                 Ok(Outcome::Gateway { epoch }) => Some(epoch),
                 other => {
@@ -79,6 +86,9 @@ impl Core {
             self.end_gateway(previous);
         }
         match self.links.get_mut(&link) {
+            Some(linked) if linked.role == Role::Program => {
+                self.program_joined(link, epoch, false);
+            }
             Some(linked) => {
                 linked.epoch = epoch;
                 let local = linked.local;
@@ -89,10 +99,36 @@ impl Core {
         }
     }
 
-    /// A link is gone. Its gateway is not before its lease ends, unless it is part of this process.
-    pub(super) fn link_lost(&mut self, link: u64) {
+    fn program_joined(&mut self, link: u64, epoch: u64, resumed: bool) {
+        if let Some(old) = self.programs.joined(epoch, link) {
+            self.forget_link(old, epoch);
+        }
+        let Some(linked) = self.links.get_mut(&link) else { return };
+        linked.epoch = epoch;
+        let (gateway_epoch, shards) = (epoch, self.shards.len() as u32);
+        let welcome = Event::Welcome { gateway_epoch, shards, resumed, lease_ms: 0 };
+        self.send(link, welcome);
+    }
+
+    /// The link of a gateway or program, or None while it has none.
+    fn link_of(&self, epoch: u64) -> Option<u64> {
+        self.hub.link_of(epoch).or_else(|| self.programs.link_of(epoch))
+    }
+
+    /// Nothing goes over a link any more.
+    fn forget_link(&mut self, link: u64, epoch: u64) {
         self.links.remove(&link);
         self.delivery.forget_gateway(link);
+        self.windows.forget(link);
+        self.reads.link_lost(link);
+        self.queues.link_lost(link, epoch, boot_ms());
+    }
+
+    /// A link is gone. Its gateway is not before its lease ends, unless it is part of this process.
+    pub(super) fn link_lost(&mut self, link: u64) {
+        let Some(epoch) = self.links.get(&link).map(|linked| linked.epoch) else { return };
+        self.forget_link(link, epoch);
+        self.programs.link_lost(link, boot_ms());
         if let Some(epoch) = self.hub.link_lost(link) {
             self.end_gateway(epoch);
         }
@@ -100,10 +136,11 @@ impl Core {
 
     /// A gateway is gone for good: every group is told, and nothing it has said since counts (R3).
     pub(super) fn end_gateway(&mut self, epoch: u64) {
-        if let Some(link) = self.hub.link_of(epoch) {
-            self.links.remove(&link);
-            self.delivery.forget_gateway(link);
+        if let Some(link) = self.link_of(epoch) {
+            self.forget_link(link, epoch);
         }
+        self.programs.end(epoch);
+        self.queues.party_gone(epoch);
         self.hub.end(epoch);
         self.registrations.gateway_gone(epoch);
         for group in self.groups() {

@@ -4,13 +4,16 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use fluxmq_client::boot_ms;
-use fluxmq_client::contract::{Event, Registration, Relay, Request, Submit};
+use fluxmq_client::contract::{Event, Registration, Relay, Request, Role, Submit};
+use fluxmq_commands::command::queue::Settlement;
 use fluxmq_commands::command::{self, Batch, Command};
 use fluxmq_names::ErrorCode;
 use logd_raft::{CommandBatch, SubmitError};
 
-use super::{Core, read_command};
+use super::consumers::settles_of;
+use super::{Core, Incoming};
 use crate::delivery::Wanted;
+use crate::entries::read_command;
 
 /// Retained messages of a page, and bytes after which it ends.
 const PAGE: usize = 100;
@@ -29,10 +32,15 @@ impl Core {
     pub(super) fn request(&mut self, link: u64, request: Request) {
         let Some(linked) = self.links.get(&link) else { return };
         let epoch = linked.epoch;
-        if let Request::Hello { name, epoch } = request {
-            return self.hello(link, name, epoch);
+        let role = linked.role;
+        if let Request::Hello { name, epoch, role } = request {
+            return self.hello(link, name, epoch, role);
         }
         if epoch == 0 {
+            return;
+        }
+        if role == Role::Program && is_for_gateways(&request) {
+            tracing::warn!("a program asks for what only gateways may");
             return;
         }
         match request {
@@ -56,9 +64,20 @@ impl Core {
                 let subscriptions = self.delivery.open(&self.shards, link, token, &wanted);
                 self.send(link, Event::Opened { token, subscriptions });
             }
-            Request::Close { token } => self.delivery.close(link, token),
-            Request::Credit { token, count } => self.delivery.credit(link, token, count),
-            Request::Window { bytes } => self.delivery.window(link, bytes),
+            Request::Close { token } => {
+                self.delivery.close(link, token);
+                self.queues.close(epoch, token);
+            }
+            Request::Credit { token, count } => {
+                self.delivery.credit(link, token, count);
+                self.queues.credit(epoch, token, count);
+            }
+            Request::Window { bytes } => {
+                if self.windows.taken(link, bytes) {
+                    self.delivery.unblock(link);
+                    self.queues.unblock(link);
+                }
+            }
             Request::Announce { id, full, changes } => self.hub.announce(epoch, id, full, changes),
             Request::Ack { version } => self.hub.acknowledged(epoch, version),
             Request::Renew { nonce } => self.hub.renew(epoch, nonce, boot_ms()),
@@ -73,6 +92,13 @@ impl Core {
                 let (commands, more) = self.retained(shard, &vhost, &filter, &after);
                 self.send(link, Event::Retained { id, commands, more });
             }
+            Request::Consume(_)
+            | Request::Presented
+            | Request::Settle(_)
+            | Request::Extend { .. }
+            | Request::ReadQueue(_)
+            | Request::LookAtQueues(_)
+            | Request::SendLive { .. } => self.queue_request(link, epoch, request),
         }
     }
 
@@ -83,7 +109,7 @@ impl Core {
         }
     }
 
-    fn submit(&self, from: u64, submit: Submit) {
+    fn submit(&mut self, from: u64, submit: Submit) {
         let Some(linked) = self.links.get(&from) else { return };
         let (shard, first_sequence) = (submit.shard, submit.first_sequence);
         let count = submit.ends.len() as u32;
@@ -99,17 +125,27 @@ impl Core {
             to.send(refused(ErrorCode::TooLarge));
             return;
         }
-        if !is_well_formed(&submit.ends, &submit.body) {
+        let Some(settles) = checked(&submit.ends, &submit.body) else {
             to.send(refused(ErrorCode::Corrupt));
             return;
-        }
+        };
         if unanswered.load(Relaxed) > UNANSWERED_BYTES_MAX * self.shards.len() {
             to.send(refused(ErrorCode::LimitExceeded));
             return;
         }
+        let gateway_epoch = linked.epoch;
+        let group = group.clone();
+        let held = match self.take_held(gateway_epoch, shard, &settles) {
+            Ok(held) => held,
+            Err(code) => {
+                to.send(refused(code));
+                return;
+            }
+        };
         unanswered.fetch_add(bytes, Relaxed);
+        let inbox = self.inbox.clone();
         let head = Batch {
-            gateway_epoch: linked.epoch,
+            gateway_epoch,
             stream: shard,
             first_sequence,
             count,
@@ -121,6 +157,9 @@ impl Core {
             batch,
             Box::new(move |result| {
                 unanswered.fetch_sub(bytes, Relaxed);
+                if !held.is_empty() {
+                    let _ = inbox.send(Incoming::Settled { held, result: result.clone() });
+                }
                 to.send(match result {
                     Ok(outcomes) => Event::Outcomes { shard, first_sequence, outcomes },
                     Err(SubmitError::DiskFull) => refused(ErrorCode::DiskFull),
@@ -157,16 +196,33 @@ impl Core {
     }
 }
 
-/// Every command of a gateway's frame can be decoded and is one that gateways may send.
-fn is_well_formed(ends: &[u32], body: &[u8]) -> bool {
+/// Checks that every command of a frame can be decoded and is no head of a batch; gives what they settle.
+fn checked(ends: &[u32], body: &[u8]) -> Option<Vec<(u64, u64, Vec<Settlement>)>> {
     let mut start = 0;
+    let mut settles = Vec::new();
     for end in ends {
-        let slot = body.get(start as usize..*end as usize);
-        let ours = |c: &Command<'_>| !matches!(c, Command::Batch(_));
-        if !slot.and_then(|s| command::decode(s).ok()).is_some_and(|(c, _)| ours(&c)) {
-            return false;
+        let slot = body.get(start as usize..*end as usize)?;
+        let (command, _) = command::decode(slot).ok()?;
+        if matches!(command, Command::Batch(_)) {
+            return None;
         }
+        settles.extend(settles_of(&command));
         start = *end;
     }
-    start as usize == body.len()
+    (start as usize == body.len()).then_some(settles)
+}
+
+/// Whether a request is about routes, which programs have not.
+fn is_for_gateways(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Register { .. }
+            | Request::Unregister { .. }
+            | Request::Open { .. }
+            | Request::Announce { .. }
+            | Request::Ack { .. }
+            | Request::Renew { .. }
+            | Request::Relay(_)
+            | Request::RelayTaken { .. }
+    )
 }

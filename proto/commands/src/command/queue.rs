@@ -173,6 +173,24 @@ pub enum Verdict {
     Release,
 }
 
+// === impl Verdict ===
+
+impl Verdict {
+    /// The verdict with this number.
+    #[must_use]
+    pub fn from_number(n: u8) -> Option<Self> {
+        let all = [
+            Self::Ack,
+            Self::Return,
+            Self::ReturnLater,
+            Self::Reject,
+            Self::AckBelow,
+            Self::Release,
+        ];
+        all.get(usize::from(n)).copied()
+    }
+}
+
 /// Verdict on offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settlement {
@@ -325,15 +343,8 @@ pub(super) fn decode_queue<'a>(
 }
 
 fn decode_settlement(r: &mut Reader<'_>) -> Result<Settlement, WireError> {
-    let all = [
-        Verdict::Ack,
-        Verdict::Return,
-        Verdict::ReturnLater,
-        Verdict::Reject,
-        Verdict::AckBelow,
-        Verdict::Release,
-    ];
-    Ok(Settlement { verdict: one_of(r.u8()?.into(), &all)?, first: r.u64()?, count: r.u32()? })
+    let verdict = Verdict::from_number(r.u8()?).ok_or(WireError("a value that does not exist"))?;
+    Ok(Settlement { verdict, first: r.u64()?, count: r.u32()? })
 }
 
 fn decode_enqueue<'a>(r: &mut Reader<'a>) -> Result<Enqueue<'a>, WireError> {
