@@ -64,8 +64,8 @@ pub(crate) struct Proposal {
 
 /// What a proposed command was about.
 pub(crate) enum About {
-    /// What was said of held messages, and the request it belongs to.
-    Verdicts { group: GroupKey, runs: Vec<(u64, u32)>, request: Option<u64> },
+    /// What was said of held messages, whether some of them come back, and the request it belongs to.
+    Verdicts { group: GroupKey, runs: Vec<(u64, u32)>, returns: bool, request: Option<u64> },
     /// A member that left.
     Leaving,
     /// Messages of a shard expired.
@@ -463,8 +463,13 @@ impl Queues {
         now_ms: u64,
     ) {
         match about {
-            About::Verdicts { group, runs, request } => {
+            About::Verdicts { group, runs, returns, request } => {
                 self.verdicts_done(group, &runs, request, &result, now_ms);
+                if let Some(served) = self.groups.get_mut(&group).filter(|_| returns) {
+                    // The effect may have come while they were held still.
+                    served.look_at_returned();
+                    served.returns = served.returns.saturating_sub(1);
+                }
             }
             About::Expiry { shard } => drop(self.expiring.remove(&shard)),
             // Who does not lead any more leaves it to who does.

@@ -155,7 +155,7 @@ impl Core {
                 Ok(outcomes) => Ok(refusal(outcomes).unwrap_or(Outcome::Done)),
                 Err(error) => Err(error.clone()),
             };
-            let about = About::Verdicts { group, runs, request: None };
+            let about = About::Verdicts { group, runs, returns: false, request: None };
             self.proposed(about, result);
         }
     }

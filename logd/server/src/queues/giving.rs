@@ -41,7 +41,8 @@ impl Queues {
         }
         for at in std::mem::take(&mut self.ready) {
             let Some(group) = means.shards.get(at.0 as usize) else { continue };
-            let sharing = self.groups.get(&at).map(|served| served.view.sharing);
+            let served = self.groups.get(&at).filter(|served| served.returns == 0);
+            let sharing = served.map(|served| served.view.sharing);
             match sharing {
                 Some(Sharing::Keyed) => self.give_by_key(at, group, means),
                 Some(_) => self.give_in_turn(at, group, means),

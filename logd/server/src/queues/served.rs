@@ -38,6 +38,9 @@ pub(super) struct Served {
     pub(super) returned_after: Option<u64>,
     /// No returned ones are left to give.
     pub(super) returned_done: bool,
+    /// Proposals under way that give messages back: meanwhile nothing is given, or what lies behind them would
+    /// go first.
+    pub(super) returns: u32,
     leases: BTreeMap<u64, Lease>,
     /// Who holds messages of a key, and how many.
     owners: HashMap<u64, (ConsumerKey, u32)>,
@@ -68,6 +71,7 @@ impl Served {
             cursor: GroupCursor::default(),
             returned_after: None,
             returned_done: false,
+            returns: 0,
             leases: BTreeMap::new(),
             owners: HashMap::new(),
             parked: BTreeMap::new(),

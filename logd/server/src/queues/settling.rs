@@ -94,7 +94,7 @@ impl Queues {
         request: Option<u64>,
         all: &[(Verdict, (u64, u32))],
     ) -> u32 {
-        let mut commands = 0;
+        let (mut commands, mut returning) = (0, 0);
         let mut units = 0;
         let (mut verdicts, mut runs) = (Vec::new(), Vec::new());
         let mut close = |verdicts: &mut Vec<Settlement>, runs: &mut Vec<(u64, u32)>| {
@@ -102,8 +102,10 @@ impl Queues {
                 return;
             }
             let (verdicts, runs) = (std::mem::take(verdicts), std::mem::take(runs));
+            let returns = verdicts.iter().any(|v| v.verdict != Verdict::Ack);
+            returning += u32::from(returns);
             let settle = QueueCommand::Settle { queue, group, token, verdicts };
-            let about = About::Verdicts { group: (shard, queue, group), runs, request };
+            let about = About::Verdicts { group: (shard, queue, group), runs, returns, request };
             self.proposals.push(Proposal { shard, command: Command::Queue(settle), about });
             commands += 1;
         };
@@ -127,6 +129,9 @@ impl Queues {
             }
         }
         close(&mut verdicts, &mut runs);
+        if let Some(served) = self.groups.get_mut(&(shard, queue, group)) {
+            served.returns += returning;
+        }
         commands
     }
 
