@@ -204,15 +204,20 @@ impl Shared {
         self.state.lock().closed.clone().unwrap_or(ClientError::Closed)
     }
 
+    fn is_idle(&self) -> bool {
+        let state = self.state.lock();
+        state.closed.is_some() || state.streams.iter().all(Stream::is_empty)
+    }
+
     /// Resolves when everything that was published is answered.
     pub(super) async fn all_answered(&self) {
         loop {
-            let answer = self.room.notified();
-            let state = self.state.lock();
-            if state.closed.is_some() || state.streams.iter().all(Stream::is_empty) {
+            let mut answer = std::pin::pin!(self.room.notified());
+            answer.as_mut().enable();
+            if self.is_idle() {
                 return;
             }
-            drop(state);
+            self.wake.notify_one();
             answer.await;
         }
     }
