@@ -103,6 +103,7 @@ impl Broker {
             self.owe_will(id)
         }
         if let Some((gateway_epoch, token)) = owner {
+            self.note_cut_off(id);
             self.effects.push(Effect::SessionTaken { session: id, gateway_epoch, token });
         }
         owner.unwrap_or_default()

@@ -5,6 +5,8 @@
 pub const STEPS_MAX: u32 = 10_000;
 /// Of those, what is kept for counting the last ones when the work has stopped.
 pub const STEPS_RESERVE: u32 = 500;
+/// Steps that finding out how much of a window there is may take; who has more counts as if it were full.
+pub const LOOK_STEPS: u32 = 2_000;
 /// Inboxes and queues one publish goes to; it is refused with `LimitExceeded` if more match.
 pub const MATCHES_MAX: usize = 4_000;
 /// Registered gateways (meta); `LimitExceeded`.

@@ -156,6 +156,18 @@ impl Session {
         n < self.cursor || self.settled.range(..=n).next_back().is_some_and(|(_, end)| n < *end)
     }
 
+    /// The number behind the first window of unsettled ones: nothing from there on is in flight (G3).
+    pub(crate) fn window_end(&self) -> u64 {
+        let mut end = self.cursor + u64::from(self.window);
+        for (first, behind) in &self.settled {
+            if *first >= end {
+                break;
+            }
+            end += behind - first;
+        }
+        end
+    }
+
     /// Notes that `first..end` is settled.
     pub(crate) fn settle(&mut self, first: u64, end: u64) {
         let (mut first, mut end) = (first.max(self.cursor), end);

@@ -4,7 +4,7 @@ use fluxmq_names::ErrorCode;
 
 use crate::broker::Broker;
 use crate::effect::Effect;
-use crate::limits::{INFLIGHT_IN_MAX, QOS2_SPREAD_MAX, RECEIVED_MAX};
+use crate::limits::{INFLIGHT_IN_MAX, LOOK_STEPS, QOS2_SPREAD_MAX, RECEIVED_MAX};
 use crate::order::DeliveryCursor;
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::Settled;
@@ -54,7 +54,7 @@ impl Broker {
     /// Settles everything below `number` but the first window of unsettled numbers (R8, G3).
     pub(crate) fn trim(&mut self, id: u64, number: u64) {
         let Some(session) = self.state.sessions.get(id) else { return };
-        let spared = session.cursor + u64::from(session.window);
+        let spared = session.window_end();
         let known = self.existing(id, [(spared, number)].into_iter());
         if let Some(session) = self.state.sessions.get_mut(id) {
             session.settle(spared, number.min(known));
@@ -157,6 +157,18 @@ impl Broker {
         if let Some(session) = self.state.sessions.get_mut(id) {
             session.sent_upto = session.sent_upto.max(number);
         }
+    }
+
+    /// Nobody knows how far a connection got that was cut off: of what there is, the whole window may have been sent.
+    pub(crate) fn note_cut_off(&mut self, id: u64) {
+        let Some(session) = self.state.sessions.get(id) else { return };
+        let (cursor, end) = (session.cursor, session.window_end());
+        let steps = (end - cursor).saturating_mul(session.walk_cost().into());
+        let there = match steps <= u64::from(LOOK_STEPS) {
+            true => self.existing(id, std::iter::once((cursor, end))),
+            false => u64::MAX,
+        };
+        self.note_sent(id, end.min(there));
     }
 
     /// A QoS 2 packet id of the session gets a publish number; a known id keeps its own (G2).

@@ -3,7 +3,7 @@
 use crate::broker::Broker;
 use crate::effect::Effect;
 use crate::index::Due;
-use crate::limits::{GATEWAYS_MAX, STEPS_MAX};
+use crate::limits::{GATEWAYS_MAX, LOOK_STEPS, STEPS_MAX};
 use fluxmq_commands::Outcome;
 use fluxmq_names::ErrorCode;
 
@@ -44,7 +44,8 @@ impl Broker {
     /// Detaches sessions whose gateway has ended, as far as the steps go.
     fn detach_ended(&mut self) {
         let mut members_left = self.leave_ended_members();
-        while self.left > 0 {
+        // Half of what is left may go into a look at the window.
+        while self.left >= 2 * LOOK_STEPS {
             let first = self.index.attached.first().copied();
             let below = first.filter(|(epoch, _)| *epoch < self.state.ended_before);
             let next = || {
@@ -59,11 +60,7 @@ impl Broker {
                 return;
             };
             self.spend(8);
-            // Nobody knows how far a connection got that ended with its gateway: everything in the
-            // window may have been sent.
-            let upto =
-                self.state.sessions.get(session).map_or(0, |s| s.cursor + u64::from(s.window));
-            self.note_sent(session, upto);
+            self.note_cut_off(session);
             self.detach(session);
         }
         self.effects.push(Effect::More);

@@ -101,6 +101,17 @@ impl Session {
         (w.options & 3, fresh)
     }
 
+    /// The number behind the first window of unsettled ones.
+    fn window_end(&self) -> u64 {
+        let unsettled = (0..).filter(|n| !self.settled.contains(n));
+        unsettled.take(self.window as usize).last().map_or(self.cursor(), |n| n + 1)
+    }
+
+    /// Cut off: the window may have been sent, as far as it is there.
+    fn cut_off(&mut self) {
+        self.sent_upto = self.sent_upto.max(self.window_end().min(self.owed.len() as u64));
+    }
+
     fn drained(&self) -> bool {
         self.cursor() >= self.owed.len() as u64
     }
@@ -202,7 +213,7 @@ impl Model {
                 for name in names {
                     let s = self.sessions.get_mut(&name).expect("listed");
                     if s.owner.is_some_and(|(g, _)| g == *epoch) {
-                        s.sent_upto = s.sent_upto.max(s.cursor() + s.window);
+                        s.cut_off();
                         self.detach(&name);
                     }
                 }
@@ -210,7 +221,7 @@ impl Model {
             Command::OwedDone { id } => drop(self.owed_wills.remove(id)),
             Command::Trim { session, number } => {
                 if let Some(s) = self.sessions.values_mut().find(|s| s.id == *session) {
-                    let spared = s.cursor() + s.window;
+                    let spared = s.window_end();
                     let end = (*number).min(s.owed.len() as u64);
                     s.settled.extend(spared..end.max(spared));
                     s.received.retain(|n| !s.settled.contains(n));
@@ -326,6 +337,9 @@ impl Model {
         if let Some(s) = self.sessions.get_mut(c.client_id) {
             let delayed = s.will.as_ref().is_some_and(|w| w.delay_s > 0);
             previous = s.owner.unwrap_or_default();
+            if s.owner.is_some() {
+                s.cut_off();
+            }
             let will = s.will.take();
             if c.clean_start || (s.owner.is_some() && !delayed) {
                 self.owed_wills.extend(will.map(|w| w.position));
