@@ -66,7 +66,7 @@ impl Durable {
 
 impl Receiver for Client {
     fn delivery(&self, delivery: &Delivery) {
-        if self.closing().is_some() {
+        if self.closing().is_some() || self.hold(delivery) {
             return;
         }
         let taken = self.take_delivery(delivery);
@@ -90,7 +90,11 @@ impl Receiver for Client {
         let Some((durable, backend)) = self.persistent() else { return };
         // What is settled and not yet credited is part of the room there is.
         durable.credit.set(0);
-        let open = self.outbound.borrow().as_ref().map_or(0, |outbound| outbound.window.open());
+        let open = self.outbound.borrow_mut().as_deref_mut().map_or(0, |outbound| {
+            // It comes again: it was not sent.
+            outbound.held.clear();
+            outbound.window.open()
+        });
         let room = usize::from(self.terms.window).saturating_sub(open);
         let request = Request::Open {
             token: durable.token,
@@ -106,6 +110,27 @@ impl Receiver for Client {
 // === impl Client ===
 
 impl Client {
+    /// Holds retained messages while a SUBSCRIBE is under way, so that they come behind its SUBACK; and for the sake
+    /// of order what comes behind them. Their credit bounds them.
+    fn hold(&self, delivery: &Delivery) -> bool {
+        if !self.busy.get() {
+            return false;
+        }
+        let mut outbound = self.outbound.borrow_mut();
+        let held = &mut outbound.get_or_insert_default().held;
+        let holds = delivery.retain || !held.is_empty();
+        if holds {
+            held.push(delivery.clone());
+        }
+        holds
+    }
+
+    /// Sends what was held.
+    pub(crate) fn let_go(&self) {
+        let held = self.outbound.borrow_mut().as_deref_mut().map(|o| std::mem::take(&mut o.held));
+        held.unwrap_or_default().iter().for_each(|delivery| self.delivery(delivery));
+    }
+
     fn take_delivery(&self, delivery: &Delivery) -> Option<()> {
         let id = packet_id(delivery.number);
         let mut outbound = self.outbound.borrow_mut();

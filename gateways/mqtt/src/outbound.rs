@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use fluxmq_client::contract::Delivery;
+
 use crate::send_window::{SendWindow, Stage};
 use crate::settings::Settings;
 
@@ -28,6 +30,8 @@ pub(crate) struct Expiry {
 pub(crate) struct Outbound {
     pub(crate) window: SendWindow,
     pub(crate) aliases: TopicAliases,
+    /// Retained messages of a session that came before the SUBACK of their subscription, and what came behind them.
+    pub(crate) held: Vec<Delivery>,
     pending: VecDeque<Pending>,
     pending_bytes: usize,
 }

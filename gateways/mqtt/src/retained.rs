@@ -60,9 +60,11 @@ impl Client {
         if publish.expiry_ms.is_some_and(|ms| !self.put_expiry(ms, &mut properties)) {
             return Some(topic);
         }
-        // The packet ids of a persistent session belong to what `logd` delivers; its retained messages
-        // go out with QoS 0 until they are copied into its list (docs/roadmap.md).
-        let qos = if self.persistent().is_some() { 0 } else { publish.qos.min(wanted.qos) };
+        let qos = publish.qos.min(wanted.qos);
+        if qos > 0 && self.persistent().is_some() {
+            // `logd` copies it into the session's list (R9).
+            return Some(topic);
+        }
         let frame = PublishFrame {
             dup: false,
             qos: QoS::from_bits(qos)?,

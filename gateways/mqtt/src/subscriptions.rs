@@ -141,9 +141,15 @@ impl Client {
 
     async fn finish_subscribe(&self, packet_id: u16, asked: Vec<Asked>, identifier: u32) {
         self.write_suback(packet_id, &asked);
-        self.busy.set(false);
-        self.wake_task();
+        self.go_on();
         self.send_retained(wanted(asked, identifier)).await;
+    }
+
+    /// The answer is out: packets are read again, and what was held for it follows.
+    fn go_on(&self) {
+        self.busy.set(false);
+        self.let_go();
+        self.wake_task();
     }
 
     /// Enters what a resumed session is subscribed to.
@@ -203,8 +209,7 @@ impl Client {
         spawn_local(async move {
             let codes = client.unsubscribe_session(&filters).await.unwrap_or(codes);
             client.write_unsuback(packet_id, &codes);
-            client.busy.set(false);
-            client.wake_task();
+            client.go_on();
         });
         Ok(())
     }

@@ -23,13 +23,15 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, SessionKey};
 use crate::effects::Effects;
 use crate::entries::Entries;
+use crate::ended_publishers;
 use crate::hub::Hub;
 use crate::programs::{ADDRESS, Programs};
 use crate::queues::{About, Moves, Queues, Reads};
 use crate::registrations::Registrations;
+use crate::replay::{self, Replays};
 use crate::status::Status;
 use crate::windows::Windows;
 use consumers::Held;
@@ -53,6 +55,10 @@ pub(crate) enum Incoming {
     Settled { held: Held, result: Result<Vec<Outcome>, SubmitError> },
     /// The dead letters of a shard are moved.
     Moved { shard: u32 },
+    /// A page of retained messages was copied to a session, or could not be.
+    Replayed(SessionKey),
+    /// The other shards have forgotten ended sessions of this one, as far as they are there.
+    Forgotten(u32),
 }
 
 /// A link to a gateway.
@@ -82,6 +88,9 @@ pub(crate) struct Core {
     moves: Moves,
     windows: Windows,
     entries: Entries,
+    replays: Replays,
+    /// Shards whose ended sessions are being forgotten by the others.
+    forgetting: BTreeSet<u32>,
     incoming: UnboundedReceiver<Incoming>,
     inbox: UnboundedSender<Incoming>,
     /// Shards where work is left that the step limit cut off.
@@ -120,6 +129,8 @@ impl Core {
             moves: Moves::default(),
             windows: Windows::default(),
             entries: Entries::default(),
+            replays: Replays::default(),
+            forgetting: BTreeSet::new(),
             incoming,
             inbox,
             unfinished: BTreeSet::new(),
@@ -142,6 +153,7 @@ impl Core {
     pub(crate) async fn run(mut self, mut links: UnboundedReceiver<LogdLink>) {
         self.start_owed_wills();
         self.start_owed_moves();
+        (0..self.shards.len() as u32).for_each(|shard| self.forget_ended(shard));
         let effects = self.effects.came.clone();
         let mut came = Vec::new();
         loop {
@@ -166,6 +178,7 @@ impl Core {
                 self.send(link, Event::Deliveries(deliveries));
             }
             self.serve_queues();
+            self.serve_replays();
             self.say_registrations();
             self.close_round();
             self.ending.retain(|end| !end.is_finished());
@@ -186,6 +199,11 @@ impl Core {
             Incoming::Proposed { about, result } => self.proposed(about, result),
             Incoming::Settled { held, result } => self.commands_done(held, &result),
             Incoming::Moved { shard } => self.moved(shard),
+            Incoming::Replayed(session) => self.replayed(session),
+            Incoming::Forgotten(shard) => {
+                self.forgetting.remove(&shard);
+                self.forget_ended(shard);
+            }
         }
     }
 
@@ -208,7 +226,11 @@ impl Core {
                 Effect::SessionChanged { session } => {
                     self.delivery.session_changed(&self.shards, shard.0, session);
                 }
-                Effect::SessionEnded { session } => self.delivery.session_ended(shard.0, session),
+                Effect::SessionEnded { session } => {
+                    self.delivery.session_ended(shard.0, session);
+                    self.forget_ended(shard.0);
+                }
+                Effect::ReplayWanted { session } => self.delivery.replay_wanted((shard.0, session)),
                 Effect::SessionTaken { session, gateway_epoch, token } => {
                     self.session_taken(shard, session, (gateway_epoch, token));
                 }
@@ -219,8 +241,7 @@ impl Core {
                     self.hub.shard_changed(shard.0, &vhost, &filter, Class::Gone);
                 }
                 Effect::WillOwed { id } => self.start_will(shard, id),
-                // Replays are read from the state when somebody serves them (R9).
-                Effect::GatewaysChanged | Effect::ReplayWanted { .. } => {}
+                Effect::GatewaysChanged => {}
                 Effect::BindingAdded { .. } | Effect::BindingRemoved { .. } => {}
                 Effect::QueueGrew { .. }
                 | Effect::QueueReturned { .. }
@@ -297,6 +318,41 @@ impl Core {
         for (shard, group) in self.shards.clone().iter().enumerate() {
             let owed: Vec<_> = group.with_state(|b| b.owed_wills().map(|(id, _)| id).collect());
             owed.into_iter().for_each(|id| self.start_will(ShardId(shard as u32), id));
+        }
+    }
+
+    /// Begins pages of retained messages for sessions that have room for them.
+    fn serve_replays(&mut self) {
+        for (session, max) in self.delivery.take_replays() {
+            self.replays.ask(session, max);
+        }
+        while let Some((session, max)) = self.replays.next() {
+            let (tell, known) = oneshot::channel();
+            self.hub.barrier(tell);
+            let (shards, inbox) = (self.shards.clone(), self.inbox.clone());
+            let counts = self.effects.counts.clone();
+            tokio::spawn(replay::serve(shards, session, max, known, counts, inbox));
+        }
+    }
+
+    fn replayed(&mut self, session: SessionKey) {
+        self.replays.done(session);
+        let more = self.shards.get(session.0 as usize).is_some_and(|group| {
+            group.with_state(|b| b.session(session.1).is_some_and(|s| !s.replays.is_empty()))
+        });
+        if more {
+            self.delivery.replay_wanted(session);
+        }
+    }
+
+    /// Has the other shards forget the publish numbers of sessions that have ended in `shard` (G2).
+    fn forget_ended(&mut self, shard: u32) {
+        let Some(group) = self.shards.get(shard as usize) else { return };
+        let any = group.with_state(|b| b.ended_publishers().next().is_some());
+        if any && self.forgetting.insert(shard) {
+            let (shards, inbox) = (self.shards.clone(), self.inbox.clone());
+            let counts = self.effects.counts.clone();
+            tokio::spawn(ended_publishers::forget(shards, shard, counts, inbox));
         }
     }
 

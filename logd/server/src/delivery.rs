@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
 use fluxmq_client::contract::{self, Subscribed};
-use fluxmq_commands::command::{self, Command};
-use logd_broker::{DeliveryCursor, Owed};
+use fluxmq_commands::command::{self, Command, Publish};
+use logd_broker::{DeliveryCursor, Owed, Session};
 use logd_raft::Group;
 
 use crate::core::{lead, now_ms};
 use crate::entries::Entries;
+use crate::replay::PAGE;
 use crate::windows::Windows;
 
 /// Messages handed to one session before the next has its turn.
@@ -29,9 +30,14 @@ struct Attached {
     from: u64,
     /// Inboxes it has intervals over.
     inboxes: Vec<u64>,
+    /// Retained messages are to be copied into its list, as soon as it has room (R9).
+    replays: bool,
+    /// It has or had QoS 0 subscriptions whose identifiers messages from its inboxes carry along (Q0).
+    zeros: bool,
 }
 
-type SessionKey = (u32, u64);
+/// Shard and id of a session.
+pub(crate) type SessionKey = (u32, u64);
 
 /// A session to be delivered, by whom it is asked for.
 pub(crate) struct Wanted {
@@ -52,6 +58,8 @@ pub(crate) struct Delivery {
     /// Sessions that may have something to get.
     ready: HashSet<SessionKey>,
     events: BTreeMap<u64, Vec<contract::Delivery>>,
+    /// Sessions that have room for retained messages, and for how many.
+    replays: Vec<(SessionKey, usize)>,
     /// Who waits for room on the link of his gateway.
     blocked: HashMap<u64, Vec<SessionKey>>,
 }
@@ -80,6 +88,8 @@ impl Delivery {
                 sent_before: state.sent_upto,
                 from,
                 inboxes: broker.inboxes_of(session).collect(),
+                replays: !state.replays.is_empty(),
+                zeros: has_zeros(state),
             };
             let subscriptions = state.subscriptions.iter().map(|(filter, s)| Subscribed {
                 filter: filter.to_string(),
@@ -137,7 +147,10 @@ impl Delivery {
         let key = (shard, session);
         let Some(attached) = self.sessions.get_mut(&key) else { return };
         let Some(group) = shards.get(shard as usize) else { return };
-        let inboxes: Vec<u64> = group.with_state(|b| b.inboxes_of(session).collect());
+        let (inboxes, zeros): (Vec<u64>, _) = group.with_state(|b| {
+            (b.inboxes_of(session).collect(), b.session(session).is_some_and(has_zeros))
+        });
+        attached.zeros |= zeros;
         let old = std::mem::replace(&mut attached.inboxes, inboxes.clone());
         old.iter().for_each(|inbox| self.stop_reading(shard, *inbox, session));
         for inbox in inboxes {
@@ -148,6 +161,19 @@ impl Delivery {
 
     pub(crate) fn session_ended(&mut self, shard: u32, session: u64) {
         self.detach((shard, session));
+    }
+
+    /// A session waits for retained messages: it says so when it has room, if it is attached.
+    pub(crate) fn replay_wanted(&mut self, key: SessionKey) {
+        if let Some(attached) = self.sessions.get_mut(&key) {
+            attached.replays = true;
+            self.ready.insert(key);
+        }
+    }
+
+    /// Sessions that have room for retained messages, and for how many.
+    pub(crate) fn take_replays(&mut self) -> Vec<(SessionKey, usize)> {
+        std::mem::take(&mut self.replays)
     }
 
     /// Deliveries that were made, by gateway.
@@ -166,6 +192,12 @@ impl Delivery {
         let ready: Vec<_> = self.ready.drain().collect();
         for key in ready {
             let Some(group) = shards.get(key.0 as usize) else { continue };
+            if let Some(attached) = self.sessions.get_mut(&key)
+                && attached.credit > 0
+                && std::mem::take(&mut attached.replays)
+            {
+                self.replays.push((key, (attached.credit as usize).min(PAGE)));
+            }
             while let Some(attached) = self.sessions.get_mut(&key) {
                 let max = (attached.credit as usize).min(TURN);
                 if max == 0 {
@@ -194,23 +226,27 @@ impl Delivery {
     ) {
         let now = now_ms();
         let mut dropped = Vec::new();
-        for message in owed.drain(..) {
+        for mut message in owed.drain(..) {
             let known = |a: &Attached| message.number < a.from;
             if self.sessions.get(&key).is_some_and(known) {
                 continue;
             }
             let command = entries.read(group, message.position);
             let Some(attached) = self.sessions.get_mut(&key) else { return };
-            let expired = |bytes: &Bytes| match command::decode(bytes) {
-                Ok((Command::Publish(p), _)) => p.expiry_ms.is_some_and(|ms| ms <= now),
-                _ => true,
-            };
+            let publish = command.as_ref().and_then(|bytes| match command::decode(bytes) {
+                Ok((Command::Publish(publish), _)) => Some(publish),
+                _ => None,
+            });
             // A QoS 2 handshake that has begun is finished (MQTT-4.3.3-7).
             let begun = message.qos == 2 && message.number < attached.sent_before;
-            let gone = command.as_ref().is_none_or(|bytes| !begun && expired(bytes));
+            let expired = |p: &Publish<'_>| !begun && p.expiry_ms.is_some_and(|ms| ms <= now);
+            let gone = publish.as_ref().is_none_or(expired);
             if message.own || (gone && !message.received) {
                 dropped.push((message.number, 1));
                 continue;
+            }
+            if let Some(publish) = &publish {
+                add_identifiers(group, key.1, attached.zeros, publish, &mut message);
             }
             attached.credit -= 1;
             windows.spend(attached.gateway, command.as_ref().map_or(0, Bytes::len));
@@ -243,5 +279,30 @@ impl Delivery {
                 self.readers.remove(&(shard, inbox));
             }
         }
+    }
+}
+
+/// Whether a session has QoS 0 subscriptions with identifiers.
+fn has_zeros(session: &Session) -> bool {
+    session.subscriptions.values().any(|s| s.options & 3 == 0 && s.identifier != 0)
+}
+
+/// Adds the subscription identifiers that the intervals do not know: a message of the list brings its own, one of
+/// an inbox has those of the QoS 0 subscriptions that match it.
+fn add_identifiers(
+    group: &Group,
+    session: u64,
+    zeros: bool,
+    publish: &Publish<'_>,
+    message: &mut Owed,
+) {
+    if let Some(list) = &publish.list {
+        message.identifiers.extend(list.identifiers());
+    } else if zeros {
+        group.with_state(|b| {
+            let state = b.session(session);
+            let more = state.map(|s| s.identifiers_of_zero(message.position, publish.topic));
+            message.identifiers.extend(more.into_iter().flatten());
+        });
     }
 }

@@ -190,6 +190,11 @@ impl Hub {
         self.asked.push(Waiter::Here(taken));
     }
 
+    /// `known` resolves when every gateway routes by all that changed until now.
+    pub(crate) fn barrier(&mut self, known: oneshot::Sender<()>) {
+        self.asked.push(Waiter::Here(known));
+    }
+
     /// The routes of a gateway have a version.
     pub(crate) fn acknowledged(&mut self, epoch: u64, version: u64) {
         let Some(party) = self.parties.get_mut(&epoch) else { return };

@@ -21,6 +21,10 @@ pub(crate) struct Counts {
     pub(crate) deliveries: AtomicU64,
     /// Messages handed to consumers of queues.
     pub(crate) queue_deliveries: AtomicU64,
+    /// Retained messages copied into lists of sessions.
+    pub(crate) replayed: AtomicU64,
+    /// Ended sessions whose publish numbers all shards have forgotten.
+    pub(crate) forgotten: AtomicU64,
     /// Torn tails that were cut when logs were opened.
     pub(crate) torn_tails: AtomicU64,
 }
@@ -88,6 +92,16 @@ impl Source for Status {
                 "queue_deliveries",
                 "Messages handed to consumers of queues",
                 count(&self.counts.queue_deliveries),
+            ),
+            (
+                "replayed",
+                "Retained messages copied for persistent sessions",
+                count(&self.counts.replayed),
+            ),
+            (
+                "publishers_forgotten",
+                "Ended sessions whose QoS 2 publish numbers all shards have forgotten",
+                count(&self.counts.forgotten),
             ),
         ] {
             scrape.counter(&format!("fluxmq_logd_{name}"), help, value)?;

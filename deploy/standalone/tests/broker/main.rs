@@ -6,6 +6,7 @@ mod kill;
 mod live;
 mod metrics;
 mod process;
+mod retained;
 mod sessions;
 mod settings;
 mod start;

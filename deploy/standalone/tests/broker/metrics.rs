@@ -189,6 +189,14 @@ fn make_everything_happen(port: u16) -> Vec<TcpStream> {
     for _ in 0..40 {
         publisher.publish(&kept).expect("taken");
     }
+    // A retained message for a session, and the end of one that published with QoS 2.
+    let mut late =
+        Client::connect(port, &Options::persistent("late", Version::V5)).expect("connects");
+    late.subscribe("all/kept", 1).expect("subscribed");
+    assert!(late.receive().expect("delivered").retain);
+    late.publish(&message("all/x", 2, 9, b"m")).expect("taken");
+    late.disconnect().expect("closed");
+    drop(Client::connect(port, &Options::clean("late", Version::V5)).expect("connects"));
     // A takeover, and one who breaks the protocol.
     let mut older = raw(port, "twice", &[]);
     let newer = raw(port, "twice", &[]);
