@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-const BUCKETS: u64 = 1_024;
+pub(crate) const BUCKETS: u64 = 1_024;
 
 /// A map by id whose clone costs 1,024 pointers.
 #[derive(Clone, Debug)]
@@ -50,6 +50,11 @@ impl<V: Clone> Buckets<V> {
         }
         self.len -= 1;
         Arc::make_mut(map).remove(&id)
+    }
+
+    /// All of one bucket.
+    pub(crate) fn bucket(&self, n: usize) -> impl Iterator<Item = (u64, &V)> {
+        self.maps.get(n).into_iter().flat_map(|m| m.iter().map(|(id, v)| (*id, &**v)))
     }
 
     /// All, bucket by bucket; the order depends on the ids alone.

@@ -17,12 +17,41 @@ pub(crate) struct Item {
     pub(crate) retain: bool,
 }
 
+/// Messages, and bytes of them as published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Messages.
+    pub messages: u64,
+    /// Bytes: payload, properties and what the broker notes.
+    pub bytes: u64,
+}
+
+impl std::ops::Add for Backlog {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        let bytes = self.bytes.saturating_add(other.bytes);
+        Self { messages: self.messages.saturating_add(other.messages), bytes }
+    }
+}
+
+impl std::ops::Sub for Backlog {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        let bytes = self.bytes.saturating_sub(other.bytes);
+        Self { messages: self.messages.saturating_sub(other.messages), bytes }
+    }
+}
+
 /// Up to 128 positions: variable length deltas, times four, plus flags.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Block {
     count: u16,
     last: u64,
     bytes: Vec<u8>,
+    /// All of the inbox up to the end of this block, since it was made (R8).
+    total: Backlog,
 }
 
 /// A place between two messages of an inbox. Survives appends and trimming of what lies before it.
@@ -46,6 +75,8 @@ pub(crate) struct Inbox {
     /// Number of the first block in `blocks`.
     first_block: u64,
     blocks: VecDeque<Arc<Block>>,
+    /// All that lay before the first block.
+    before: Backlog,
     /// Everything before was let go.
     head: Place,
     /// How many intervals stand at a place, by block and byte; and the position before that place.
@@ -64,10 +95,11 @@ impl Inbox {
         self.filter.is_empty()
     }
 
-    /// Appends a message; its position is above all before.
-    pub(crate) fn append(&mut self, item: Item) {
+    /// Appends a message of `size` bytes; its position is above all before.
+    pub(crate) fn append(&mut self, item: Item, size: u32) {
+        let total = self.total();
         if self.blocks.back().is_none_or(|b| b.count >= BLOCK_MESSAGES) {
-            self.blocks.push_back(Arc::default());
+            self.blocks.push_back(Arc::new(Block { total, ..Block::default() }));
         }
         let block = Arc::make_mut(self.blocks.back_mut().expect("pushed above"));
         let delta = item.position - block.last;
@@ -76,6 +108,54 @@ impl Inbox {
         block.bytes.put_var(delta << 2 | flags);
         block.count += 1;
         block.last = item.position;
+        block.total = total + Backlog { messages: 1, bytes: size.into() };
+    }
+
+    /// All that was ever appended.
+    fn total(&self) -> Backlog {
+        self.blocks.back().map_or(self.before, |b| b.total)
+    }
+
+    /// All before the block with index `at`.
+    fn total_before(&self, at: usize) -> Backlog {
+        at.checked_sub(1).and_then(|at| self.blocks.get(at)).map_or(self.before, |b| b.total)
+    }
+
+    /// All before `n` messages of the block with index `at`; bytes within a block are taken to be alike.
+    fn total_at(&self, at: usize, n: u64) -> Backlog {
+        let before = self.total_before(at);
+        let Some(block) = self.blocks.get(at) else { return before };
+        let bytes = (block.total - before).bytes.saturating_mul(n) / u64::from(block.count.max(1));
+        before + Backlog { messages: n, bytes }
+    }
+
+    fn total_to(&self, place: Place) -> Backlog {
+        let at = place.block.saturating_sub(self.first_block);
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
+        let held = self.blocks.get(at).filter(|_| place.block >= self.first_block);
+        let n = held.map_or(0, |b| positions(b).iter().filter(|p| **p <= place.before).count());
+        self.total_at(at, n as u64)
+    }
+
+    /// What lies between a place and a position: how many messages exactly, their bytes within a block's average.
+    pub(crate) fn between(&self, place: Place, to: u64) -> Backlog {
+        let end = if to == u64::MAX {
+            self.total()
+        } else {
+            let at = self.blocks.partition_point(|b| b.last < to);
+            let inside = self.blocks.get(at).map(|b| positions(b));
+            let n = inside.map_or(0, |all| all.iter().filter(|p| **p < to).count());
+            self.total_at(at, n as u64)
+        };
+        end - self.total_to(place)
+    }
+
+    /// How many messages behind a place hold `bytes` or more, up to the end of a block.
+    pub(crate) fn messages_of(&self, place: Place, bytes: u64) -> u64 {
+        let start = self.total_to(place);
+        let at = self.blocks.partition_point(|b| (b.total - start).bytes < bytes);
+        let upto = self.blocks.get(at).map_or(self.total(), |b| b.total);
+        (upto - start).messages
     }
 
     /// The place behind the newest message.
@@ -151,6 +231,7 @@ impl Inbox {
             count += 1;
         }
         while self.first_block < self.head.block && self.blocks.len() > 1 {
+            self.before = self.total_before(1);
             self.blocks.pop_front();
             self.first_block += 1;
         }
@@ -164,6 +245,7 @@ impl Inbox {
         };
         let skip = if self.head.block == self.first_block { self.head.before } else { 0 };
         positions(block).into_iter().filter(|p| *p > skip).for_each(&mut released);
+        self.before = self.total_before(1);
         self.blocks.pop_front();
         self.first_block += 1;
         !self.blocks.is_empty()
@@ -223,10 +305,13 @@ impl Inbox {
         out.put_str(&self.filter);
         out.put_u64(self.first_block);
         self.head.save(out);
+        out.put_u64(self.before.messages);
+        out.put_u64(self.before.bytes);
         out.put_u32(self.blocks.len() as u32);
         for block in &self.blocks {
             out.put_u16(block.count);
             out.put_u64(block.last);
+            out.put_u64(block.total.bytes);
             out.put_u32(block.bytes.len() as u32);
             out.extend_from_slice(&block.bytes);
         }
@@ -237,10 +322,14 @@ impl Inbox {
         let mut inbox = Self::new(r.str()?, r.str()?);
         inbox.first_block = r.u64()?;
         inbox.head = Place::load(r)?;
+        inbox.before = Backlog { messages: r.u64()?, bytes: r.u64()? };
+        let mut messages = inbox.before.messages;
         for _ in 0..r.u32()? {
-            let (count, last, len) = (r.u16()?, r.u64()?, r.u32()?);
+            let (count, last, total, len) = (r.u16()?, r.u64()?, r.u64()?, r.u32()?);
             let bytes = r.take(len as usize)?.to_vec();
-            inbox.blocks.push_back(Arc::new(Block { count, last, bytes }));
+            messages = messages.saturating_add(count.into());
+            let total = Backlog { messages, bytes: total };
+            inbox.blocks.push_back(Arc::new(Block { count, last, bytes, total }));
         }
         Ok(inbox)
     }
@@ -261,7 +350,7 @@ mod tests {
         inbox.mark(start);
         let mut late = start;
         for n in 1..=1_000u64 {
-            inbox.append(item(n * 1_048_577));
+            inbox.append(item(n * 1_048_577), 10);
             if n == 300 {
                 late = inbox.end();
                 inbox.mark(late);
@@ -294,12 +383,44 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_between_is_counted_also_when_the_head_is_gone() {
+        let mut inbox = Inbox::new("/", "a");
+        let start = inbox.end();
+        inbox.mark(start);
+        let mut places = vec![start];
+        for n in 1..=1_000u64 {
+            inbox.append(item(n << 20), if n <= 500 { 10 } else { 100 });
+            places.push(inbox.end());
+        }
+        let to = |n: u64| if n == 1_000 { u64::MAX } else { (n + 1) << 20 };
+        for (from, upto) in [(0, 1_000), (0, 0), (1, 999), (127, 129), (128, 128), (300, 640)] {
+            let got = inbox.between(places[from], to(upto));
+            assert_eq!(got.messages, upto - from as u64, "{from} to {upto}");
+        }
+        assert_eq!(inbox.between(start, u64::MAX).bytes, 55_000);
+        assert_eq!(inbox.between(places[200], u64::MAX).bytes, 53_000);
+        assert_eq!(inbox.messages_of(start, 1), 128);
+        assert_eq!(inbox.messages_of(start, 1_281), 256);
+        assert_eq!(inbox.messages_of(start, 1_000_000), 1_000);
+        let before = inbox.between(places[700], u64::MAX);
+        inbox.mark(places[700]);
+        inbox.unmark(start);
+        inbox.trim(10_000, |_| {});
+        assert_eq!(inbox.between(places[700], u64::MAX), before);
+        let mut bytes = Vec::new();
+        inbox.save(&mut bytes);
+        let loaded = Inbox::load(&mut Reader(&bytes)).expect("saved above");
+        assert_eq!(loaded.between(places[700], u64::MAX), before);
+        assert_eq!(before, Backlog { messages: 300, bytes: 30_000 });
+    }
+
+    #[test]
     fn a_million_messages_take_few_bytes() {
         let mut inbox = Inbox::new("/", "a");
         let place = inbox.end();
         inbox.mark(place);
         for n in 0..1_000_000u64 {
-            inbox.append(item((n / 100 + 1) << 20 | (n % 100)));
+            inbox.append(item((n / 100 + 1) << 20 | (n % 100)), 10);
         }
         assert!(inbox.memory() < 4_000_000, "{} bytes", inbox.memory());
     }

@@ -4,6 +4,7 @@
 //! clock, randomness, I/O, floats or hash order. It holds positions, never payloads. How sessions work
 //! is told in `docs/internals/sessions.md`, how queues work in `docs/queues.md`, what an entry holds in `docs/internals/commands.md`.
 
+mod backlog;
 mod broker;
 mod buckets;
 pub mod connect;
@@ -25,8 +26,10 @@ mod state;
 mod subscribe;
 mod timers;
 
+pub use backlog::Excess;
 pub use broker::{Applied, ApplyError, Broker, Snapshot};
 pub use effect::Effect;
+pub use inbox::Backlog;
 pub use order::{DeliveryCursor, Owed};
 pub use queue::{
     Counters, GroupCursor, GroupStats, GroupView, LOOKED_BEYOND, Member, Moving, QueueMessage,

@@ -179,7 +179,7 @@ impl Broker {
         self.spend(matching.len() as u32 + 1);
         for id in matching {
             if let Some(inbox) = self.state.inboxes.get_mut(*id) {
-                inbox.append(item);
+                inbox.append(item, self.size);
                 let grew = Effect::InboxGrew { inbox: *id };
                 if self.effects.last() != Some(&grew) {
                     self.effects.push(grew);

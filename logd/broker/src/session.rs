@@ -168,6 +168,32 @@ impl Session {
         end
     }
 
+    /// The number behind those that may be in flight: of a session without a connection those that were sent, else
+    /// the whole window may be.
+    pub(crate) fn in_flight_end(&self) -> u64 {
+        let window = self.window_end();
+        let sent = self.sent_upto.max(self.cursor);
+        if self.owner.is_some() { window } else { window.min(sent) }
+    }
+
+    /// Unsettled numbers below `n`.
+    pub(crate) fn unsettled_below(&self, n: u64) -> u64 {
+        let inside = |(first, end): (&u64, &u64)| n.min(*end).saturating_sub(*first);
+        n.saturating_sub(self.cursor) - self.settled.iter().map(inside).sum::<u64>()
+    }
+
+    /// The number behind `count` unsettled ones from `n` on.
+    pub(crate) fn behind(&self, n: u64, count: u64) -> u64 {
+        let mut end = n + count;
+        for (first, behind) in self.settled.range(..) {
+            if *first >= end {
+                break;
+            }
+            end += behind - (*first).max(n).min(*behind);
+        }
+        end
+    }
+
     /// Notes that `first..end` is settled.
     pub(crate) fn settle(&mut self, first: u64, end: u64) {
         let (mut first, mut end) = (first.max(self.cursor), end);
@@ -384,6 +410,23 @@ mod tests {
         assert_eq!(s.settled, BTreeMap::from([(10, 30)]));
         assert_eq!(s.received, BTreeSet::from([40]));
         assert!(s.is_settled(9) && s.is_settled(29) && !s.is_settled(30));
+        s.settle(40, 50);
+        s.window = 15;
+        s.cursor = 5;
+        // 5 to 9, 30 to 39.
+        assert_eq!(s.window_end(), 40);
+        assert_eq!(
+            (s.unsettled_below(5), s.unsettled_below(35), s.unsettled_below(60)),
+            (0, 10, 25)
+        );
+        assert_eq!(
+            (s.behind(5, 5), s.behind(5, 6), s.behind(35, 6), s.behind(60, 6)),
+            (10, 31, 51, 66)
+        );
+        s.sent_upto = 7;
+        assert_eq!(s.in_flight_end(), 7);
+        s.owner = Some((1, 1));
+        assert_eq!(s.in_flight_end(), 40);
     }
 
     #[test]

@@ -51,10 +51,10 @@ impl Broker {
         self.advance(id);
     }
 
-    /// Settles everything below `number` but the first window of unsettled numbers (R8, G3).
+    /// Settles everything below `number` but what may be in flight (R8, G3).
     pub(crate) fn trim(&mut self, id: u64, number: u64) {
         let Some(session) = self.state.sessions.get(id) else { return };
-        let spared = session.window_end();
+        let spared = session.in_flight_end();
         let known = self.existing(id, [(spared, number)].into_iter());
         if let Some(session) = self.state.sessions.get_mut(id) {
             session.settle(spared, number.min(known));

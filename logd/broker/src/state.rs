@@ -24,7 +24,7 @@ pub struct OwedWill {
 }
 
 /// Version of the encoding of a snapshot.
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 
 /// Everything that is replicated. Cloning shares sessions and inboxes.
 #[derive(Clone, Debug, Default)]

@@ -4,7 +4,7 @@
 mod shard;
 
 use fluxmq_commands::command::{Command, NEVER, Publish, Settled, Wanted};
-use logd_broker::DeliveryCursor;
+use logd_broker::{Backlog, DeliveryCursor, Excess};
 use shard::Shard;
 
 const MESSAGES: u32 = 60_000;
@@ -36,4 +36,52 @@ fn settlements_that_come_faster_than_the_cursor_walks_are_kept() {
     shard.broker.owed_from(session, &mut cursor, 10, &mut owed);
     assert_eq!(owed, []);
     assert_eq!(shard.broker.live_references(), 0);
+}
+
+/// Who is over the limit is told by how much, and trimming brings him to it.
+#[test]
+fn a_trim_brings_a_session_to_its_limit() {
+    let mut shard = Shard::new();
+    let (session, epoch) = shard.connect("c", NEVER);
+    let wanted = |filter| Wanted { options: 1, identifier: 0, filter };
+    let filters = vec![wanted("t"), wanted("u/+"), wanted("u/#")];
+    shard.apply(&[Command::Subscribe { session, epoch, filters }]);
+    let publish =
+        |topic| Command::Publish(Publish { qos: 1, vhost: "/", topic, ..Publish::default() });
+    for _ in 0..3 {
+        shard.apply(&vec![publish("t"); 1_000]);
+    }
+    let limit = |messages| Backlog { messages, bytes: u64::MAX };
+    let over = |shard: &Shard, messages| shard.broker.excess(session, limit(messages));
+    assert_eq!(shard.broker.backlog(session).messages, 3_000);
+    assert_eq!(over(&shard, 3_000), None);
+    // The window of 1,000 may be in flight.
+    assert_eq!(over(&shard, 1_500), Some(Excess { number: 2_500, messages: 1_500 }));
+    assert_eq!(over(&shard, 1), Some(Excess { number: 3_000, messages: 2_000 }));
+    // What two filters match is counted once.
+    shard.apply(&vec![publish("u/x"); 1_000]);
+    assert_eq!(shard.broker.backlog(session).messages, 3_000);
+    assert_eq!(over(&shard, 3_000), None);
+    shard.lead(&Command::Trim { session, number: 2_500 });
+    shard.settle_down();
+    let owed = |shard: &Shard| {
+        let mut cursor = DeliveryCursor::at_start(shard.broker.session(session).expect("there"));
+        let mut owed = Vec::new();
+        for _ in 0..10 {
+            shard.broker.owed_from(session, &mut cursor, 5_000, &mut owed);
+        }
+        owed.iter().map(|o| o.number).collect::<Vec<_>>()
+    };
+    assert_eq!(owed(&shard), (0..1_000).chain(2_500..4_000).collect::<Vec<u64>>());
+    // Without a connection what was not sent goes, and with it its place in the log.
+    let none =
+        Command::Disconnect { session, epoch, publish_will: false, expiry_s: None, sent_upto: 0 };
+    shard.apply(&[none]);
+    let excess = over(&shard, 400).expect("1,500 of the first filter are left");
+    shard.lead(&Command::Trim { session, number: excess.number });
+    shard.settle_down();
+    let left = owed(&shard);
+    assert!(left.len() >= 400 && left.last() == Some(&3_999), "{left:?}");
+    assert_eq!(left.first(), Some(&shard.broker.session(session).expect("there").cursor));
+    assert!(shard.broker.live_references() < 4_000);
 }

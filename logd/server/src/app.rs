@@ -10,7 +10,7 @@ use fluxmq_client::{Link, LogdLink, link};
 use fluxmq_commands::command::Command;
 use fluxmq_names::{Position, ShardId};
 use fluxmq_process::Settings;
-use logd_broker::Broker;
+use logd_broker::{Backlog, Broker};
 use logd_log::io::{DiskIo, Io, MemoryIo};
 use logd_log::{AbortOnFatal, Disk, DiskConfig, OpenOptions};
 use logd_raft::{Group, GroupOptions};
@@ -47,6 +47,8 @@ pub struct Config {
     pub disk: DiskConfig,
     /// Bytes a log in memory may take.
     pub memory_bytes_max: u64,
+    /// What may wait for one session; beyond it the oldest is dropped.
+    pub backlog_max: Backlog,
 }
 
 // === impl Config ===
@@ -74,6 +76,10 @@ impl From<&Settings> for Config {
             shards: node.shards,
             disk,
             memory_bytes_max: storage.memory_bytes_max,
+            backlog_max: Backlog {
+                messages: storage.session_backlog_messages,
+                bytes: storage.session_backlog_bytes,
+            },
             grpc: Vec::new(),
             alone: true,
         }
@@ -213,7 +219,7 @@ async fn open(config: Config) -> Result<(Disk, Core), StartError> {
     if config.alone {
         end_gateways(&meta, &shards).await?;
     }
-    Ok((disk, Core::new(meta, shards, effects)))
+    Ok((disk, Core::new(meta, shards, effects, config.backlog_max)))
 }
 
 /// Ends all gateways there were. Programs may come back: of what they said nobody knows whether it was taken but

@@ -3,6 +3,7 @@
 mod consumers;
 mod gateways;
 mod requests;
+mod sessions;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use fluxmq_client::{LogdLink, Sender, boot_ms};
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::Command;
 use fluxmq_names::ShardId;
-use logd_broker::{Broker, Effect};
+use logd_broker::{Backlog, Broker, Effect};
 use logd_log::Disk;
 use logd_raft::{Group, SubmitError};
 use tokio::runtime::Handle;
@@ -23,15 +24,15 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::backlog::Backlogs;
 use crate::delivery::{Delivery, SessionKey};
 use crate::effects::Effects;
 use crate::entries::Entries;
-use crate::ended_publishers;
 use crate::hub::Hub;
 use crate::programs::{ADDRESS, Programs};
 use crate::queues::{About, Moves, Queues, Reads};
 use crate::registrations::Registrations;
-use crate::replay::{self, Replays};
+use crate::replay::Replays;
 use crate::status::Status;
 use crate::windows::Windows;
 use consumers::Held;
@@ -57,6 +58,8 @@ pub(crate) enum Incoming {
     Moved { shard: u32 },
     /// A page of retained messages was copied to a session, or could not be.
     Replayed(SessionKey),
+    /// A session that was over its limit was trimmed; 0 messages when it could not be.
+    Trimmed { session: SessionKey, messages: u64 },
     /// The other shards have forgotten ended sessions of this one, as far as they are there.
     Forgotten(u32),
 }
@@ -89,6 +92,7 @@ pub(crate) struct Core {
     windows: Windows,
     entries: Entries,
     replays: Replays,
+    backlogs: Backlogs,
     /// Shards whose ended sessions are being forgotten by the others.
     forgetting: BTreeSet<u32>,
     incoming: UnboundedReceiver<Incoming>,
@@ -102,7 +106,8 @@ pub(crate) struct Core {
 // === impl Core ===
 
 impl Core {
-    pub(crate) fn new(meta: Group, shards: Vec<Group>, effects: Effects) -> Self {
+    pub(crate) fn new(meta: Group, shards: Vec<Group>, effects: Effects, limit: Backlog) -> Self {
+        let backlogs = Backlogs::new(shards.len(), limit);
         let (inbox, incoming) = unbounded_channel();
         let (programs, gateways): (Vec<_>, Vec<_>) = meta.with_state(|b| {
             let known = b.gateways().map(|(_, epoch, address)| (epoch, address == ADDRESS));
@@ -130,6 +135,7 @@ impl Core {
             windows: Windows::default(),
             entries: Entries::default(),
             replays: Replays::default(),
+            backlogs,
             forgetting: BTreeSet::new(),
             incoming,
             inbox,
@@ -179,6 +185,7 @@ impl Core {
             }
             self.serve_queues();
             self.serve_replays();
+            self.backlogs.look(boot_ms(), &self.shards, &self.inbox);
             self.say_registrations();
             self.close_round();
             self.ending.retain(|end| !end.is_finished());
@@ -200,6 +207,7 @@ impl Core {
             Incoming::Settled { held, result } => self.commands_done(held, &result),
             Incoming::Moved { shard } => self.moved(shard),
             Incoming::Replayed(session) => self.replayed(session),
+            Incoming::Trimmed { session, messages } => self.trimmed(session, messages),
             Incoming::Forgotten(shard) => {
                 self.forgetting.remove(&shard);
                 self.forget_ended(shard);
@@ -222,7 +230,10 @@ impl Core {
     fn take_effects(&mut self) {
         for (shard, effect) in self.effects.take() {
             match effect {
-                Effect::InboxGrew { inbox } => self.delivery.inbox_grew(shard.0, inbox),
+                Effect::InboxGrew { inbox } => {
+                    self.delivery.inbox_grew(shard.0, inbox);
+                    self.backlogs.grew(shard.0, boot_ms());
+                }
                 Effect::SessionChanged { session } => {
                     self.delivery.session_changed(&self.shards, shard.0, session);
                 }
@@ -269,6 +280,9 @@ impl Core {
 
     /// How long until something is to be done by time.
     fn next_due(&self) -> Duration {
+        if self.delivery.goes_on() {
+            return Duration::ZERO;
+        }
         let of_shard = |b: &Broker| {
             let expiry = b.next_expiry().map(|(ms, _)| ms);
             b.next_due().into_iter().chain(expiry).min()
@@ -279,6 +293,7 @@ impl Core {
         let here = [
             self.hub.next_due_ms(),
             self.registrations.next_due_ms(),
+            self.backlogs.next_due_ms(),
             self.programs.next_due_ms(),
             self.queues.next_due_ms(),
             self.reads.next_due_ms(),
@@ -318,41 +333,6 @@ impl Core {
         for (shard, group) in self.shards.clone().iter().enumerate() {
             let owed: Vec<_> = group.with_state(|b| b.owed_wills().map(|(id, _)| id).collect());
             owed.into_iter().for_each(|id| self.start_will(ShardId(shard as u32), id));
-        }
-    }
-
-    /// Begins pages of retained messages for sessions that have room for them.
-    fn serve_replays(&mut self) {
-        for (session, max) in self.delivery.take_replays() {
-            self.replays.ask(session, max);
-        }
-        while let Some((session, max)) = self.replays.next() {
-            let (tell, known) = oneshot::channel();
-            self.hub.barrier(tell);
-            let (shards, inbox) = (self.shards.clone(), self.inbox.clone());
-            let counts = self.effects.counts.clone();
-            tokio::spawn(replay::serve(shards, session, max, known, counts, inbox));
-        }
-    }
-
-    fn replayed(&mut self, session: SessionKey) {
-        self.replays.done(session);
-        let more = self.shards.get(session.0 as usize).is_some_and(|group| {
-            group.with_state(|b| b.session(session.1).is_some_and(|s| !s.replays.is_empty()))
-        });
-        if more {
-            self.delivery.replay_wanted(session);
-        }
-    }
-
-    /// Has the other shards forget the publish numbers of sessions that have ended in `shard` (G2).
-    fn forget_ended(&mut self, shard: u32) {
-        let Some(group) = self.shards.get(shard as usize) else { return };
-        let any = group.with_state(|b| b.ended_publishers().next().is_some());
-        if any && self.forgetting.insert(shard) {
-            let (shards, inbox) = (self.shards.clone(), self.inbox.clone());
-            let counts = self.effects.counts.clone();
-            tokio::spawn(ended_publishers::forget(shards, shard, counts, inbox));
         }
     }
 

@@ -181,6 +181,11 @@ impl Delivery {
         std::mem::take(&mut self.events)
     }
 
+    /// Whether a session goes on at once.
+    pub(crate) fn goes_on(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// Gives every ready session what its credit allows.
     pub(crate) fn deliver(
         &mut self,
@@ -208,8 +213,13 @@ impl Delivery {
                     break;
                 }
                 owed.clear();
+                let before = attached.cursor.number;
                 group.with_state(|b| b.owed_from(key.1, &mut attached.cursor, max, &mut owed));
                 if owed.is_empty() {
+                    // What was trimmed is walked over in pieces; others have their turn in between.
+                    if attached.cursor.number > before {
+                        self.ready.insert(key);
+                    }
                     break;
                 }
                 self.send(group, key, &mut owed, (&mut *windows, &mut *entries));

@@ -4,6 +4,7 @@
 //! the log. Gateways reach it through links; handlers only post to the owner task, [`core`].
 
 mod app;
+mod backlog;
 mod core;
 mod delivery;
 mod effects;

@@ -23,6 +23,8 @@ pub(crate) struct Counts {
     pub(crate) queue_deliveries: AtomicU64,
     /// Retained messages copied into lists of sessions.
     pub(crate) replayed: AtomicU64,
+    /// Messages dropped from backlogs that were over their limit.
+    pub(crate) trimmed: AtomicU64,
     /// Ended sessions whose publish numbers all shards have forgotten.
     pub(crate) forgotten: AtomicU64,
     /// Torn tails that were cut when logs were opened.
@@ -97,6 +99,11 @@ impl Source for Status {
                 "replayed",
                 "Retained messages copied for persistent sessions",
                 count(&self.counts.replayed),
+            ),
+            (
+                "trimmed",
+                "Messages dropped because the backlog of a session was over its limit",
+                count(&self.counts.trimmed),
             ),
             (
                 "publishers_forgotten",

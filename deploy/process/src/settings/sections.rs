@@ -30,6 +30,11 @@ declare! {
         segment_bytes_max: u64 = 64 * 1024 * 1024, 16 * 1024..=1024 * 1024 * 1024;
         /// Free space of the disk below which publishes are refused, bytes; 0 = 5 % of the disk, at most 256 MiB.
         low_water_bytes: u64 = 0, 0..=u64::MAX;
+        /// Messages that may wait for one MQTT session; beyond it the oldest are dropped and counted, those in flight spared.
+        /// Looked at once a second and when it connects. Of a session whose filters overlap, the filter with the most counts.
+        session_backlog_messages: u64 = 1_000_000, 1..=u64::MAX;
+        /// Bytes of the messages that may wait for one MQTT session, likewise.
+        session_backlog_bytes: u64 = 1024 * 1024 * 1024, 1..=u64::MAX;
         /// Bytes that the log may take with `data_dir: memory`.
         memory_bytes_max: u64 = 16 * 1024 * 1024 * 1024, 64 * 1024 * 1024..=u64::MAX;
     }

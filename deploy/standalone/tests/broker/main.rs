@@ -1,5 +1,6 @@
 //! `fluxmq` as a black box: real processes, real sockets, kill -9.
 
+mod backlog;
 mod client;
 mod gateways;
 mod kill;

@@ -28,7 +28,7 @@ const FIXED: &[(&str, IsRight)] = &[
     ("fluxmq_log_torn_tails_total", |v| v == 1.0),
 ];
 
-type Page = BTreeMap<String, f64>;
+pub(crate) type Page = BTreeMap<String, f64>;
 
 /// What `path` says: status and body.
 fn get(port: u16, path: &str) -> (u16, String) {
@@ -42,7 +42,7 @@ fn get(port: u16, path: &str) -> (u16, String) {
     (head[9..12].parse().expect("a status"), body.to_owned())
 }
 
-fn page(port: u16) -> Page {
+pub(crate) fn page(port: u16) -> Page {
     let (status, body) = get(port, "/metrics");
     assert_eq!(status, 200);
     let samples = body.lines().filter(|line| !line.starts_with('#'));
@@ -116,8 +116,11 @@ fn every_metric_is_documented_and_moves() {
     let admin = free_port();
     let address = format!("127.0.0.1:{admin}");
     // Limits that others never reach; a gateway of its own beside that of the process.
-    let limits =
-        [("FLUXMQ_MQTT_SUBSCRIPTIONS_PER_S", "100"), ("FLUXMQ_MQTT_CONNECTIONS_MAX", "100")];
+    let limits = [
+        ("FLUXMQ_MQTT_SUBSCRIPTIONS_PER_S", "100"),
+        ("FLUXMQ_MQTT_CONNECTIONS_MAX", "100"),
+        ("FLUXMQ_STORAGE_SESSION_BACKLOG_MESSAGES", "30"),
+    ];
     let broker = place.start_configured(&["--admin", &address, "--grpc", &place.grpc()], &limits);
     let before = page(admin);
     let documented: BTreeSet<String> = include_str!("../../../../docs/telemetry.md")

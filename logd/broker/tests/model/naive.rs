@@ -221,7 +221,9 @@ impl Model {
             Command::OwedDone { id } => drop(self.owed_wills.remove(id)),
             Command::Trim { session, number } => {
                 if let Some(s) = self.sessions.values_mut().find(|s| s.id == *session) {
-                    let spared = s.window_end();
+                    let sent = s.sent_upto.max(s.cursor());
+                    let spared = if s.owner.is_some() { u64::MAX } else { sent };
+                    let spared = s.window_end().min(spared);
                     let end = (*number).min(s.owed.len() as u64);
                     s.settled.extend(spared..end.max(spared));
                     s.received.retain(|n| !s.settled.contains(n));

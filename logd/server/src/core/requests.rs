@@ -63,6 +63,7 @@ impl Core {
                 let wanted = Wanted { shard, session, epoch, from };
                 let subscriptions = self.delivery.open(&self.shards, link, token, &wanted);
                 self.send(link, Event::Opened { token, subscriptions });
+                self.check_backlog((shard, session));
             }
             Request::Close { token } => {
                 self.delivery.close(link, token);
