@@ -30,12 +30,11 @@ use crate::effects::Effects;
 use crate::entries::Entries;
 use crate::hub::Hub;
 use crate::programs::{ADDRESS, Programs};
-use crate::queues::{About, Moves, Queues, Reads};
+use crate::queues::{About, Held, Moves, Queues, Reads};
 use crate::registrations::Registrations;
 use crate::replay::Replays;
 use crate::status::Status;
 use crate::windows::Windows;
-use consumers::Held;
 
 /// Requests taken before something else has its turn.
 const REQUESTS: usize = 256;

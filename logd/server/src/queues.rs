@@ -36,6 +36,12 @@ const LEASES_MAX: usize = 50_000;
 /// Shard, queue and group.
 pub(crate) type GroupKey = (u32, u64, u64);
 
+/// Offsets: the first, and how many.
+pub(crate) type Runs = Vec<(u64, u32)>;
+
+/// Messages of groups that commands on their way settle.
+pub(crate) type Held = Vec<(GroupKey, Runs)>;
+
 /// A consumer.
 struct Consumer {
     group: GroupKey,
@@ -65,7 +71,7 @@ pub(crate) struct Proposal {
 /// What a proposed command was about.
 pub(crate) enum About {
     /// What was said of held messages, whether some of them come back, and the request it belongs to.
-    Verdicts { group: GroupKey, runs: Vec<(u64, u32)>, returns: bool, request: Option<u64> },
+    Verdicts { group: GroupKey, runs: Runs, returns: bool, request: Option<u64> },
     /// A member that left.
     Leaving,
     /// Messages of a shard expired.

@@ -13,10 +13,7 @@ use logd_raft::SubmitError;
 use tokio::sync::oneshot;
 
 use super::{Core, Incoming, lead, now_ms};
-use crate::queues::{About, GroupKey, Means, Proposal, move_all};
-
-/// Messages of consumers that commands on their way settle.
-pub(crate) type Held = Vec<(GroupKey, Vec<(u64, u32)>)>;
+use crate::queues::{About, Held, Means, Proposal, move_all};
 
 // === impl Core ===
 

@@ -11,7 +11,7 @@ use logd_broker::limits::VERDICTS_MAX;
 use logd_raft::SubmitError;
 
 use super::served::ConsumerKey;
-use super::{About, Consumer, GroupKey, Proposal, Queues, lease_end};
+use super::{About, Consumer, GroupKey, Held, Proposal, Queues, Runs, lease_end};
 
 /// Messages in a block: an acknowledgement costs as many units as it touches.
 const BLOCK: u32 = 128;
@@ -80,7 +80,7 @@ impl Queues {
         at: GroupKey,
         request: Option<u64>,
         verdict: Verdict,
-        runs: Vec<(u64, u32)>,
+        runs: Runs,
     ) {
         let all: Vec<_> = runs.into_iter().map(|run| (verdict, run)).collect();
         self.propose(at, 0, request, &all);
@@ -286,8 +286,8 @@ impl Queues {
         epoch: u64,
         shard: u32,
         settles: &[(u64, u64, Vec<Settlement>)],
-    ) -> Result<Vec<(GroupKey, Vec<(u64, u32)>)>, ErrorCode> {
-        let mut taken: Vec<(GroupKey, Vec<(u64, u32)>)> = Vec::new();
+    ) -> Result<Held, ErrorCode> {
+        let mut taken = Held::new();
         let mut stale = false;
         for (queue, group, verdicts) in settles {
             let at = (shard, *queue, *group);

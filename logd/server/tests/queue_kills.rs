@@ -1,0 +1,314 @@
+//! A work queue under load, its `logd` killed again and again: nothing that was acknowledged is lost, everything is
+//! settled once by the queue's record, and the dead-letter queue has what reached its limit and nothing else.
+//!
+//! `QUEUE_KILLS` sets how many kills (default 3), `QUEUE_SEED` the seed.
+
+#![allow(clippy::unwrap_used)] // helpers of tests are not seen as tests
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fluxmq_client::{Client, ClientError, Consumer, QueueOptions, Start};
+
+const PRODUCERS: u64 = 4;
+const CONSUMERS: u64 = 4;
+const PREFETCH: u32 = 500;
+const LIMIT: u32 = 5;
+/// Published and not answered, or held, when it is killed.
+const IN_FLIGHT: u64 = 2_000;
+const BACKLOG: usize = 20_000;
+const LEASE: Duration = Duration::from_millis(1_000);
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % n
+    }
+}
+
+/// What everybody knows, by text of the message.
+#[derive(Default)]
+struct Ledger {
+    /// Stored, as its receipt said.
+    stored: Mutex<BTreeMap<String, u64>>,
+    /// Settlements that were said to be in the log.
+    settled: Mutex<BTreeMap<String, u32>>,
+    /// Settlements that were refused, or whose answer was lost.
+    uncertain: Mutex<BTreeMap<String, u32>>,
+    /// Published and not answered; held by consumers.
+    unanswered: AtomicU64,
+    held: AtomicU64,
+    refused: AtomicU64,
+    stop_producers: AtomicBool,
+    stop_consumers: AtomicBool,
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    fn backlog(&self) -> usize {
+        self.stored.lock().unwrap().len().saturating_sub(self.settled.lock().unwrap().len())
+    }
+}
+
+fn start_logd(dir: &Path, port: u16) -> Child {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_logd"))
+        .args(["--grpc", &format!("127.0.0.1:{port}")])
+        .env("FLUXMQ_ADMIN_LISTEN", "off")
+        .env("FLUXMQ_NODE_DATA_DIR", dir)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let ready = lines.map_while(Result::ok).any(|line| line.starts_with("ready in "));
+    assert!(ready, "it ended before it was ready");
+    child
+}
+
+async fn produce(client: Client, producer: u64, ledger: Arc<Ledger>) {
+    let publisher = client.publisher("work").await.unwrap();
+    let mut n = 0;
+    let mut waiting = tokio::task::JoinSet::new();
+    while !ledger.stop_producers.load(SeqCst) {
+        // Consumers keep up more or less: what matters is in flight, not waiting.
+        if ledger.backlog() > BACKLOG {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            continue;
+        }
+        n += 1;
+        let text = format!("{producer}-{n}{}", if n % 50 == 0 { "-poison" } else { "" });
+        ledger.unanswered.fetch_add(1, SeqCst);
+        let receipt = publisher.publish(text.clone()).await.unwrap();
+        let ledger = ledger.clone();
+        waiting.spawn(async move {
+            let stored = receipt.stored().await.unwrap();
+            ledger.unanswered.fetch_sub(1, SeqCst);
+            assert!(ledger.stored.lock().unwrap().insert(text, stored.offset).is_none());
+        });
+        if waiting.len() > 1_000 {
+            waiting.join_next().await.unwrap().unwrap();
+        }
+    }
+    while let Some(done) = waiting.join_next().await {
+        done.unwrap();
+    }
+}
+
+/// Consumes until it dies, or all is over; true = it died.
+async fn consume(url: String, random: &mut Random, ledger: &Ledger) -> bool {
+    let client = Client::connect([url]).await.unwrap();
+    let open = client.consumer("work").prefetch(PREFETCH).lease(LEASE).open().await;
+    let mut consumer = open.unwrap();
+    let mut batches = 10 + random.below(100);
+    loop {
+        let wait = tokio::time::timeout(Duration::from_millis(100), consumer.next()).await;
+        let Ok(first) = wait else {
+            if ledger.stop_consumers.load(SeqCst) {
+                return false;
+            }
+            continue;
+        };
+        settle_batch(&mut consumer, first.unwrap(), random, ledger).await;
+        batches = batches.saturating_sub(1_u64);
+        if batches == 0 && !ledger.stop_producers.load(SeqCst) {
+            // It dies with what it holds.
+            std::mem::forget(consumer);
+            std::mem::forget(client);
+            return true;
+        }
+    }
+}
+
+/// Settles what is here in one way or another, and notes what came of it.
+async fn settle_batch(
+    consumer: &mut Consumer,
+    first: fluxmq_client::Delivery,
+    random: &mut Random,
+    ledger: &Ledger,
+) {
+    let mut acked = BTreeMap::new();
+    let mut next = Some(first);
+    let mut count = 0;
+    let slow = random.below(40) == 0;
+    while let Some(delivery) = next {
+        let text = String::from_utf8(delivery.message().payload().to_vec()).unwrap();
+        count += 1;
+        let poison = text.ends_with("poison");
+        match random.below(100) {
+            _ if poison => consumer.nack(delivery.offset()),
+            0..=4 => consumer.nack(delivery.offset()),
+            _ => drop(acked.insert(delivery.offset(), text)),
+        }
+        next = if count < 200 { consumer.try_next().unwrap() } else { None };
+    }
+    ledger.held.fetch_add(count, SeqCst);
+    if slow {
+        // It stops past its lease.
+        tokio::time::sleep(LEASE * 2).await;
+    }
+    acked.keys().for_each(|offset| consumer.ack(*offset));
+    let refused = match consumer.settled().await {
+        Ok(()) => Vec::new(),
+        Err(ClientError::NotHeld(refused)) => refused,
+        Err(other) => panic!("{other}"),
+    };
+    let is_refused = |offset: u64| {
+        refused.iter().any(|(first, n)| (*first..first + u64::from(*n)).contains(&offset))
+    };
+    for (offset, text) in acked {
+        let to = if is_refused(offset) {
+            ledger.refused.fetch_add(1, SeqCst);
+            &ledger.uncertain
+        } else {
+            &ledger.settled
+        };
+        *to.lock().unwrap().entry(text).or_default() += 1;
+    }
+    ledger.held.fetch_sub(count, SeqCst);
+}
+
+#[test]
+fn killed_under_load_a_queue_loses_nothing_and_settles_once() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
+    let kills = number("QUEUE_KILLS").unwrap_or(3);
+    let seed = number("QUEUE_SEED").unwrap_or(1);
+    let dir = tempfile::tempdir().unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("http://127.0.0.1:{port}");
+    let mut logd = start_logd(dir.path(), port);
+    let ledger = Arc::new(Ledger::default());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let client = runtime.block_on(async {
+        let client = Client::connect([url.clone()]).await.unwrap();
+        client.declare("dead", &QueueOptions::work()).await.unwrap();
+        let options = QueueOptions::work().delivery_limit(LIMIT).dead_letter("dead");
+        client.declare("work", &options).await.unwrap();
+        client
+    });
+    let producers: Vec<_> = (0..PRODUCERS)
+        .map(|n| {
+            let (url, ledger) = (url.clone(), ledger.clone());
+            runtime.spawn(async move {
+                produce(Client::connect([url]).await.unwrap(), n, ledger).await;
+            })
+        })
+        .collect();
+    let consumers: Vec<_> = (0..CONSUMERS)
+        .map(|n| {
+            let (url, ledger) = (url.clone(), ledger.clone());
+            std::thread::spawn(move || {
+                let mut random = Random(seed * 1_000 + n);
+                let mut deaths = 0;
+                loop {
+                    // A program of its own each time: when its runtime goes, so does its link, without a word.
+                    let mut own = tokio::runtime::Builder::new_current_thread();
+                    let own = own.enable_all().build().unwrap();
+                    let died = own.block_on(consume(url.clone(), &mut random, &ledger));
+                    own.shutdown_background();
+                    if !died {
+                        return deaths;
+                    }
+                    deaths += 1;
+                }
+            })
+        })
+        .collect();
+    let mut random = Random(seed);
+    for kill in 0..kills {
+        let before = ledger.settled.lock().unwrap().len();
+        // Under load: more was settled since the last kill, and much is in flight.
+        let due = std::time::Instant::now() + Duration::from_secs(60);
+        let (unanswered, held) = loop {
+            assert!(std::time::Instant::now() < due, "nothing goes on before kill {kill}");
+            let held = runtime.block_on(client.queue("work")).unwrap().groups[0].leased;
+            let unanswered = ledger.unanswered.load(SeqCst);
+            let went_on = ledger.settled.lock().unwrap().len() >= before + 1_000;
+            if went_on && unanswered > 0 && unanswered + held >= IN_FLIGHT {
+                break (unanswered, held);
+            }
+            std::thread::sleep(Duration::from_millis(random.below(20)));
+        };
+        logd.kill().unwrap();
+        logd.wait().unwrap();
+        println!("kill {kill}: {unanswered} publishes unanswered, {held} messages held");
+        logd = start_logd(dir.path(), port);
+    }
+    ledger.stop_producers.store(true, SeqCst);
+    runtime.block_on(async {
+        for producer in producers {
+            producer.await.unwrap();
+        }
+        // Until everything is settled or dead.
+        tokio::time::timeout(Duration::from_secs(120), async {
+            loop {
+                let info = client.queue("work").await.unwrap();
+                if info.messages == 0 && info.moving == 0 {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
+        .unwrap_or_else(|_| eprintln!("not everything is settled in the end"));
+        let info = client.queue("work").await.unwrap();
+        assert_eq!((info.messages, info.moving), (0, 0), "{info:?}");
+    });
+    ledger.stop_consumers.store(true, SeqCst);
+    let deaths: u64 = consumers.into_iter().map(|c| c.join().unwrap()).sum();
+    let (dead, work) = runtime.block_on(async {
+        let mut dead = BTreeMap::new();
+        let mut reader = client.reader("dead", Start::First).await.unwrap();
+        while let Some(item) = reader.next_or_end().await.unwrap() {
+            let text = String::from_utf8(item.message.payload().to_vec()).unwrap();
+            let letter = item.message.dead.unwrap();
+            assert_eq!((letter.reason as u8, letter.count), (4, LIMIT), "{text}");
+            assert!(dead.insert(text, ()).is_none(), "dead twice");
+        }
+        (dead, client.queue("work").await.unwrap())
+    });
+    let _ = logd.kill();
+    let _ = logd.wait();
+    let stored = ledger.stored.lock().unwrap();
+    let settled = ledger.settled.lock().unwrap();
+    let uncertain = ledger.uncertain.lock().unwrap();
+    let missing: Vec<_> = stored
+        .keys()
+        .filter(|t| {
+            !settled.contains_key(*t) && !dead.contains_key(*t) && !uncertain.contains_key(*t)
+        })
+        .collect();
+    let twice = settled.values().filter(|n| **n > 1).count();
+    let both = settled.keys().filter(|t| dead.contains_key(*t)).count();
+    let poison_not_dead =
+        stored.keys().filter(|t| t.ends_with("poison") && !dead.contains_key(*t)).count();
+    println!(
+        "seed {seed}: {kills} kills, {deaths} consumers died; stored {}, settled {}, dead {} (of them poison {}), late settlements refused {}; \
+         missing {}, settled twice {twice}, settled and dead {both}, poison not dead {poison_not_dead}; queue: next {}, messages {}",
+        stored.len(),
+        settled.len(),
+        dead.len(),
+        dead.keys().filter(|t| t.ends_with("poison")).count(),
+        ledger.refused.load(SeqCst),
+        missing.len(),
+        work.next,
+        work.messages,
+    );
+    assert!(missing.is_empty(), "{missing:?}");
+    assert_eq!((twice, both, poison_not_dead), (0, 0, 0));
+    assert_eq!(work.next, stored.len() as u64, "each was stored once");
+    assert_eq!(work.counters.unwrap().delivery_limited, dead.len() as u64);
+    let offsets: std::collections::BTreeSet<_> = stored.values().collect();
+    assert_eq!(offsets.len(), stored.len(), "no offset twice");
+}
