@@ -46,6 +46,8 @@ pub enum Class {
     Gone,
     /// A shard with persistent sessions, or a gateway with live subscribers of any QoS.
     All,
+    /// A shard with bound queues: it wants QoS 0 as well.
+    Every,
     /// A gateway where only persistent sessions with QoS ≥ 1 are attached: it wants QoS 0 alone.
     Zero,
 }

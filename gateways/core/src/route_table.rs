@@ -44,8 +44,8 @@ struct Subscription {
 #[derive(Default)]
 pub(crate) struct Leaf {
     live: Vec<Subscription>,
-    /// Shards that hold persistent sessions with this filter, ascending.
-    shards: Vec<u32>,
+    /// Shards that hold persistent sessions or queues with this filter, ascending, and whether QoS 0 is for them too.
+    shards: Vec<(u32, bool)>,
     /// Other gateways with live subscribers, ascending.
     gateways: Vec<OtherGateway>,
     /// Shared subscriptions with this filter; none is empty. Behind a box: most filters have none.
@@ -116,8 +116,10 @@ pub struct Destination {
 pub struct Destinations {
     /// Live subscribers on this thread, each once.
     pub live: Vec<Destination>,
-    /// Shards with persistent sessions that match, ascending, each once.
+    /// Shards with persistent sessions or queues that match, ascending, each once.
     pub shards: Vec<u32>,
+    /// Of those, the ones with bound queues: QoS 0 is for them too.
+    pub every: Vec<u32>,
     /// Other gateways with subscribers that match, ascending, each once.
     pub gateways: Vec<OtherGateway>,
     /// Shared subscriptions on this thread: one member of each gets the message.
@@ -195,16 +197,18 @@ impl RouteTable {
         })
     }
 
-    /// Notes that `shard` has (or no longer has) persistent sessions with `filter`.
-    pub fn set_shard(&mut self, filter: &str, shard: u32, present: bool) {
+    /// Notes what `shard` wants of the messages of `filter`.
+    pub fn set_shard(&mut self, filter: &str, shard: u32, class: Class) {
         self.touch(filter);
-        if present {
-            let shards = &mut self.leaf(filter).shards;
-            if let Err(at) = shards.binary_search(&shard) {
-                shards.insert(at, shard);
-            }
-        } else {
-            self.change(filter, |leaf| leaf.shards.retain(|s| *s != shard));
+        if class == Class::Gone {
+            self.change(filter, |leaf| leaf.shards.retain(|(s, _)| *s != shard));
+            return;
+        }
+        let shards = &mut self.leaf(filter).shards;
+        let entry = (shard, class == Class::Every);
+        match shards.binary_search_by_key(&shard, |(s, _)| *s) {
+            Ok(at) => shards[at] = entry,
+            Err(at) => shards.insert(at, entry),
         }
     }
 
@@ -226,7 +230,7 @@ impl RouteTable {
     /// Forgets everything of a shard or of another gateway.
     pub fn forget(&mut self, source: Source) {
         let forget = |leaf: &mut Leaf| match source {
-            Source::Shard(shard) => leaf.shards.retain(|s| *s != shard),
+            Source::Shard(shard) => leaf.shards.retain(|(s, _)| *s != shard),
             Source::Gateway(epoch) => leaf.gateways.retain(|g| g.epoch != epoch),
         };
         self.exact.retain(|_, leaf| {
@@ -269,6 +273,8 @@ impl RouteTable {
         self.wild.for_each_match(topic, &mut |leaf| collect(leaf, &mut to));
         to.shards.sort_unstable();
         to.shards.dedup();
+        to.every.sort_unstable();
+        to.every.dedup();
         // Of one gateway, whoever wants more comes first and stays.
         to.gateways.sort_unstable_by_key(|g| (g.epoch, g.zero));
         to.gateways.dedup_by_key(|g| g.epoch);
@@ -326,7 +332,8 @@ fn is_wild(filter: &str) -> bool {
 }
 
 fn collect(leaf: &Leaf, to: &mut Destinations) {
-    to.shards.extend_from_slice(&leaf.shards);
+    to.shards.extend(leaf.shards.iter().map(|(shard, _)| *shard));
+    to.every.extend(leaf.shards.iter().filter(|(_, every)| *every).map(|(shard, _)| *shard));
     to.gateways.extend_from_slice(&leaf.gateways);
     to.shared.extend(leaf.shared.iter().flat_map(|all| all.groups().iter().cloned()));
     // The scan for repeats stays out of the way of a large leaf met first.

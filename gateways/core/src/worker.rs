@@ -192,7 +192,7 @@ impl Router for Worker {
             let mut table = table.borrow_mut();
             match delta.source {
                 Source::Shard(shard) => {
-                    table.set_shard(&change.filter, shard, change.class != Class::Gone);
+                    table.set_shard(&change.filter, shard, change.class);
                 }
                 Source::Gateway(epoch) => table.set_gateway(&change.filter, epoch, change.class),
             }

@@ -55,7 +55,7 @@ impl Client {
     ) -> u16 {
         let Some(backend) = self.worker.backend() else { return 0 };
         let home = place(Kind::Retained, "/", message.topic, backend.shards()).0;
-        let mut shards: Vec<u32> = if message.qos > 0 { to.shards.clone() } else { Vec::new() };
+        let mut shards = if message.qos > 0 { to.shards.clone() } else { to.every.clone() };
         if message.retain && !shards.contains(&home) {
             shards.push(home);
         }

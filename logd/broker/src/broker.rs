@@ -285,7 +285,10 @@ impl Broker {
             }
             Command::ForgetKeys { shard, ids } => {
                 self.spend(ids.len() as u32);
-                ids.iter().for_each(|id| self.state.keys.forget(*shard, *id));
+                for id in ids {
+                    self.state.keys.forget(*shard, *id);
+                    self.end_memberships(*shard, *id);
+                }
             }
             Command::KeysForgotten { ids } => {
                 self.spend(ids.len() as u32);

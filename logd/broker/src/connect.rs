@@ -9,6 +9,7 @@ use crate::effect::Effect;
 use crate::limits::{ENDED_PUBLISHERS_MAX, SESSIONS_MAX, WINDOW_MAX};
 use crate::session::{Session, StoredWill};
 use crate::state::OwedWill;
+use crate::subscribe::SHARED;
 use fluxmq_commands::command::{Connect, NEVER};
 use fluxmq_commands::{Connected, Outcome};
 
@@ -162,7 +163,9 @@ impl Broker {
         self.index.remove_session(id, &session);
         self.index.advancing.remove(&id);
         self.state.keys.forget(self.state.shard.0, id);
-        if session.next_publish > 0 {
+        self.end_memberships(self.state.shard.0, id);
+        let shares = session.subscriptions.keys().any(|filter| filter.starts_with(SHARED));
+        if session.next_publish > 0 || shares {
             self.state.ended_publishers.insert(id);
             if self.state.ended_publishers.len() > ENDED_PUBLISHERS_MAX {
                 self.state.ended_publishers.pop_first();

@@ -49,15 +49,8 @@ pub enum Effect {
         /// The queue it died in.
         queue: u64,
     },
-    /// A filter has its first bound queue in this shard.
-    BindingAdded {
-        /// Virtual host.
-        vhost: Box<str>,
-        /// Filter.
-        filter: Box<str>,
-    },
-    /// A filter has lost its last.
-    BindingRemoved {
+    /// A queue was bound to a filter, or is no longer: see `Broker::wanted`.
+    BindingsChanged {
         /// Virtual host.
         vhost: Box<str>,
         /// Filter.

@@ -24,14 +24,22 @@ pub(crate) struct FilterIndex {
 impl FilterIndex {
     /// The first that a filter leads to.
     pub(crate) fn get(&self, vhost: &str, filter: &str) -> Option<u64> {
-        let mut node = self.vhosts.get(vhost)?;
+        self.all(vhost, filter).first().copied()
+    }
+
+    /// All that a filter leads to.
+    pub(crate) fn all(&self, vhost: &str, filter: &str) -> &[u64] {
+        let Some(mut node) = self.vhosts.get(vhost) else { return &[] };
         for level in filter.split('/') {
             if level == "#" {
-                return node.rest.first().copied();
+                return &node.rest;
             }
-            node = node.children.get(level)?;
+            match node.children.get(level) {
+                Some(child) => node = child,
+                None => return &[],
+            }
         }
-        node.here.first().copied()
+        &node.here
     }
 
     pub(crate) fn insert(&mut self, vhost: &str, filter: &str, inbox: u64) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::filter_index::FilterIndex;
 use crate::inbox::Inbox;
-use crate::queue::Queue;
+use crate::queue::{Member, Queue};
 use crate::session::Session;
 use crate::space::Live;
 use crate::state::State;
@@ -45,6 +45,8 @@ pub(crate) struct Index {
     pub(crate) bindings: FilterIndex,
     /// Members of groups: gateway, queue, group, token.
     pub(crate) members: BTreeSet<(u64, u64, u64, u64)>,
+    /// Members that belong to sessions: shard, session, queue, group, token.
+    owned: BTreeSet<(u32, u64, u64, u64, u64)>,
     /// When each queue is due, and when a message of it may expire.
     pub(crate) queue_times: BTreeMap<u64, (Option<u64>, Option<u64>)>,
     /// Queues by the time a message of theirs may expire.
@@ -58,6 +60,26 @@ pub(crate) struct Index {
 // === impl Index ===
 
 impl Index {
+    /// A member that may belong to a session is there.
+    pub(crate) fn own(&mut self, member: &Member, (queue, group, token): (u64, u64, u64)) {
+        if let Some((shard, session)) = member.owner() {
+            self.owned.insert((shard, session, queue, group, token));
+        }
+    }
+
+    /// It is not any more.
+    pub(crate) fn disown(&mut self, member: &Member, (queue, group, token): (u64, u64, u64)) {
+        if let Some((shard, session)) = member.owner() {
+            self.owned.remove(&(shard, session, queue, group, token));
+        }
+    }
+
+    /// A membership of a session: queue, group and token.
+    pub(crate) fn owned_by(&self, shard: u32, session: u64) -> Option<(u64, u64, u64)> {
+        let range = (shard, session, 0, 0, 0)..=(shard, session, u64::MAX, u64::MAX, u64::MAX);
+        self.owned.range(range).next().map(|(_, _, queue, group, token)| (*queue, *group, *token))
+    }
+
     /// Builds the index of `state` and completes its inboxes.
     pub(crate) fn build(state: &mut State) -> Self {
         let mut index = Self::default();

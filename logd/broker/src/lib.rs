@@ -33,7 +33,7 @@ pub use inbox::Backlog;
 pub use order::{DeliveryCursor, Owed};
 pub use queue::{
     Counters, GroupCursor, GroupStats, GroupView, LOOKED_BEYOND, Member, Moving, QueueMessage,
-    QueueStats,
+    QueueStats, Wants,
 };
 pub use retained::{Retained, RetainedPage};
 pub use session::{Replay, Session, StoredWill, Subscription};

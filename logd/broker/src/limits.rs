@@ -60,6 +60,8 @@ pub const QOS2_SPREAD_MAX: u64 = 512;
 pub const RECEIVED_MAX: u64 = 4_096;
 /// Ended sessions that other shards are still to forget; the oldest is crossed off beyond it.
 pub const ENDED_PUBLISHERS_MAX: usize = 100_000;
+/// Shared subscriptions and queues of a session; the filter is refused with 0x97.
+pub const SESSION_QUEUES_MAX: usize = 64;
 /// Replays of retained messages that a session waits for (R9); the filter is refused with 0x97.
 pub const REPLAYS_MAX: usize = 1_024;
 /// Sources whose keys a shard remembers (G2); `LimitExceeded`.

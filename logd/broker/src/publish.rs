@@ -86,6 +86,11 @@ impl Broker {
             return Err(Outcome::refused(ErrorCode::LimitExceeded));
         }
         bound.dedup();
+        if publish.qos == 0 {
+            // To a shared subscription QoS 0 goes live (R10).
+            let hidden = |id: &u64| self.state.queues.get(*id).is_some_and(|q| q.is_hidden());
+            bound.retain(|id| !hidden(id));
+        }
         if !self.fits_into_a_command(bound) {
             return Err(Outcome::refused(ErrorCode::LimitExceeded));
         }

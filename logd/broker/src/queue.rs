@@ -25,7 +25,7 @@ use blocks::{BLOCK, Blocks, Item, Place};
 pub(crate) use group::Group;
 pub use group::Member;
 pub use reads::{
-    GroupCursor, GroupStats, GroupView, LOOK_MAX as LOOKED_BEYOND, QueueMessage, QueueStats,
+    GroupCursor, GroupStats, GroupView, LOOK_MAX as LOOKED_BEYOND, QueueMessage, QueueStats, Wants,
 };
 pub(crate) use transaction::Transaction;
 
@@ -203,6 +203,11 @@ impl Queue {
     /// Arguments it was declared with.
     pub(crate) fn arguments(&self) -> Arguments<'_> {
         Arguments { dead_letter: &self.dead_letter, ..self.arguments }
+    }
+
+    /// It belongs to a shared subscription.
+    pub(crate) fn is_hidden(&self) -> bool {
+        self.arguments.hidden
     }
 
     /// Whether messages keep their sizes: bytes are limited here, or maybe where its dead letters go.

@@ -24,7 +24,7 @@ pub struct OwedWill {
 }
 
 /// Version of the encoding of a snapshot.
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
 
 /// Everything that is replicated. Cloning shares sessions and inboxes.
 #[derive(Clone, Debug, Default)]
@@ -57,6 +57,8 @@ pub(crate) struct State {
     pub(crate) left_intervals: VecDeque<Vec<Interval>>,
     /// Ended sessions whose publish numbers other shards are to forget (G2).
     pub(crate) ended_publishers: BTreeSet<u64>,
+    /// Sessions that have ended and still have memberships here, with their shard (R10).
+    pub(crate) left_sessions: BTreeSet<(u32, u64)>,
 }
 
 // === impl State ===
@@ -129,6 +131,11 @@ impl State {
         }
         out.put_u32(self.ended_publishers.len() as u32);
         self.ended_publishers.iter().for_each(|id| out.put_u64(*id));
+        out.put_u32(self.left_sessions.len() as u32);
+        for (shard, session) in &self.left_sessions {
+            out.put_u32(*shard);
+            out.put_u64(*session);
+        }
     }
 
     pub(crate) fn load(r: &mut Reader<'_>) -> Result<Self, WireError> {
@@ -184,6 +191,8 @@ impl State {
             self.left_intervals.push_back(intervals);
         }
         self.ended_publishers = (0..r.u32()?).map(|_| r.u64()).collect::<Result<_, _>>()?;
+        let left = (0..r.u32()?).map(|_| Ok((r.u32()?, r.u64()?)));
+        self.left_sessions = left.collect::<Result<_, WireError>>()?;
         Ok(())
     }
 }

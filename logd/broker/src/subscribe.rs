@@ -5,7 +5,7 @@ use fluxmq_names::validate_filter;
 use crate::broker::Broker;
 use crate::effect::Effect;
 use crate::inbox::Inbox;
-use crate::limits::{INBOXES_MAX, INTERVALS_MAX, REPLAYS_MAX};
+use crate::limits::{INBOXES_MAX, INTERVALS_MAX, REPLAYS_MAX, SESSION_QUEUES_MAX};
 use crate::session::{Interval, Replay, Subscription, ZeroInterval};
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::Wanted;
@@ -13,8 +13,12 @@ use fluxmq_commands::command::Wanted;
 /// MQTT 5 reason codes.
 const TOPIC_FILTER_INVALID: u8 = 0x8F;
 const QUOTA_EXCEEDED: u8 = 0x97;
-const SHARED_NOT_SUPPORTED: u8 = 0x9E;
 const NO_SUBSCRIPTION_EXISTED: u8 = 0x11;
+
+/// What comes by a queue, of which the session only remembers that it consumes it: shared subscriptions (R10)
+/// and queues by name.
+pub(crate) const SHARED: &str = "$share/";
+const QUEUE: &str = "$queue/";
 
 // === impl Broker ===
 
@@ -31,8 +35,8 @@ impl Broker {
         let Some(session) = self.state.sessions.get(id) else {
             return (QUOTA_EXCEEDED, false);
         };
-        if filter.starts_with("$share/") {
-            return (SHARED_NOT_SUPPORTED, false);
+        if filter.starts_with(SHARED) || filter.starts_with(QUEUE) {
+            return self.note_queue(id, wanted);
         }
         if validate_filter(filter).is_err() || options & 3 == 3 {
             return (TOPIC_FILTER_INVALID, false);
@@ -77,6 +81,29 @@ impl Broker {
             session.subscriptions.insert(filter.into(), subscription);
         }
         (options & 3, known.is_none())
+    }
+
+    /// Remembers that the session consumes a queue; its gateway does the rest.
+    fn note_queue(&mut self, id: u64, wanted: &Wanted<'_>) -> (u8, bool) {
+        let Wanted { options, identifier, filter } = *wanted;
+        let plain = filter.strip_prefix(SHARED).and_then(|rest| rest.split_once('/'));
+        let bad_group = |group: &str| group.is_empty() || group.contains(['+', '#']);
+        let is_bad = match plain {
+            Some((group, plain)) => bad_group(group) || validate_filter(plain).is_err(),
+            None => filter.starts_with(SHARED) || validate_filter(filter).is_err(),
+        };
+        if is_bad || options & 3 == 3 {
+            return (TOPIC_FILTER_INVALID, false);
+        }
+        let Some(session) = self.state.sessions.get_mut(id) else { return (QUOTA_EXCEEDED, false) };
+        let queues = |f: &&Box<str>| f.starts_with(SHARED) || f.starts_with(QUEUE);
+        let known = session.subscriptions.contains_key(filter);
+        if !known && session.subscriptions.keys().filter(queues).count() >= SESSION_QUEUES_MAX {
+            return (QUOTA_EXCEEDED, false);
+        }
+        let subscription = Subscription { options, identifier, interval: 0 };
+        session.subscriptions.insert(filter.into(), subscription);
+        (options & 3, !known)
     }
 
     /// Starts the replay of the retained messages of a filter over, or ends the one that is under way when

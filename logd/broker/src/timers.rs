@@ -29,6 +29,7 @@ impl Broker {
             }
         }
         self.detach_ended();
+        self.leave_ended_sessions();
         // A session with many intervals cannot move with a few steps.
         while self.left > STEPS_MAX / 2
             && let Some(id) = self.index.advancing.first().copied()
@@ -143,6 +144,7 @@ impl Broker {
             && self.state.discarded.is_empty()
             && self.index.trimming.is_empty()
             && self.state.deleted.is_empty()
+            && self.state.left_sessions.is_empty()
             && self.index.behind.is_empty()
             && self.index.detaching.is_empty())
     }

@@ -124,7 +124,13 @@ fn choose_queue(r: &mut Random, made: &BTreeMap<&str, (u64, u64)>) -> QueueComma
             passive: false,
         },
         1 => QueueCommand::Bind { queue, filter: r.one(&FILTERS), bound: r.below(3) > 0 },
-        2 => QueueCommand::GroupJoin { queue, group, consumer: 1, priority: 0, lasting: false },
+        2 => QueueCommand::GroupJoin {
+            queue,
+            group,
+            consumer: 1,
+            priority: 0,
+            stays: Stays::WithGateway,
+        },
         3 => QueueCommand::GroupSeek { queue, group, start: r.one(&[Start::First, Start::Next]) },
         4..=7 => QueueCommand::Settle {
             queue,

@@ -278,13 +278,13 @@ fn few_keys_move_when_a_member_comes_and_all_when_a_gateway_ends() {
     let sharing = Sharing::Keyed;
     let queue = shard.declare("q", Arguments { sharing, ..Arguments::default() });
     let join = |shard: &mut Shard| {
-        let (consumer, priority, lasting) = (1, 0, false);
+        let (consumer, priority, stays) = (1, 0, Stays::WithGateway);
         match shard.queue(QueueCommand::GroupJoin {
             queue,
             group: queue,
             consumer,
             priority,
-            lasting,
+            stays,
         }) {
             Outcome::Joined { token, active: true, .. } => token,
             other => panic!("{other:?}"),

@@ -16,7 +16,7 @@ use fluxmq_client::{LogdLink, Sender, boot_ms};
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::Command;
 use fluxmq_names::ShardId;
-use logd_broker::{Backlog, Broker, Effect};
+use logd_broker::{Backlog, Broker, Effect, Wants};
 use logd_log::Disk;
 use logd_raft::{Group, SubmitError};
 use tokio::runtime::Handle;
@@ -244,15 +244,14 @@ impl Core {
                 Effect::SessionTaken { session, gateway_epoch, token } => {
                     self.session_taken(shard, session, (gateway_epoch, token));
                 }
-                Effect::FilterAdded { vhost, filter } => {
-                    self.hub.shard_changed(shard.0, &vhost, &filter, Class::All);
-                }
-                Effect::FilterRemoved { vhost, filter } => {
-                    self.hub.shard_changed(shard.0, &vhost, &filter, Class::Gone);
+                Effect::FilterAdded { vhost, filter }
+                | Effect::FilterRemoved { vhost, filter }
+                | Effect::BindingsChanged { vhost, filter } => {
+                    let class = class_of(&self.shards, shard.0, &vhost, &filter);
+                    self.hub.shard_changed(shard.0, &vhost, &filter, class);
                 }
                 Effect::WillOwed { id } => self.start_will(shard, id),
                 Effect::GatewaysChanged => {}
-                Effect::BindingAdded { .. } | Effect::BindingRemoved { .. } => {}
                 Effect::QueueGrew { .. }
                 | Effect::QueueReturned { .. }
                 | Effect::QueueChanged { .. }
@@ -340,15 +339,28 @@ impl Core {
     }
 }
 
-/// All filters of a shard's persistent sessions.
+/// What a shard wants of the messages of a filter.
+fn class_of(shards: &[Group], shard: u32, vhost: &str, filter: &str) -> Class {
+    let group = shards.get(shard as usize);
+    match group.and_then(|group| group.with_state(|b| b.wanted(vhost, filter))) {
+        Some(Wants::Every) => Class::Every,
+        Some(Wants::Acknowledged) => Class::All,
+        None => Class::Gone,
+    }
+}
+
+/// All filters of a shard's persistent sessions and bound queues.
 fn filters_of(shards: &[Group], shard: u32) -> Vec<Change> {
     let Some(group) = shards.get(shard as usize) else { return Vec::new() };
-    let change = |(vhost, filter): (&str, &str)| Change {
-        vhost: vhost.into(),
-        filter: filter.into(),
-        class: Class::All,
+    let filters: BTreeSet<(String, String)> = group.with_state(|b| {
+        let all = b.filters().chain(b.bindings());
+        all.map(|(vhost, filter)| (vhost.into(), filter.into())).collect()
+    });
+    let change = |(vhost, filter): (String, String)| {
+        let class = class_of(shards, shard, &vhost, &filter);
+        Change { vhost, filter, class }
     };
-    group.with_state(|b| b.filters().map(change).collect())
+    filters.into_iter().map(change).collect()
 }
 
 /// Proposes a command of the leader; nobody waits for it.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::Command;
-use fluxmq_commands::command::queue::{QueueCommand, Settlement, Verdict};
+use fluxmq_commands::command::queue::{QueueCommand, Settlement, Stays, Verdict};
 use fluxmq_names::ErrorCode;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
@@ -110,7 +110,7 @@ impl ConsumerBuilder {
             group,
             consumer: token,
             priority: self.priority,
-            lasting: false,
+            stays: Stays::WithGateway,
         };
         let joined = self.client.command(place.shard, &Command::Queue(join)).await?;
         let Outcome::Joined { token: member, .. } = joined else { return Err(ClientError::Closed) };

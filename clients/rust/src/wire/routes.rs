@@ -104,6 +104,7 @@ fn to_change(c: Change) -> v1::Change {
         Class::Gone => change::Class::Gone,
         Class::All => change::Class::All,
         Class::Zero => change::Class::Zero,
+        Class::Every => change::Class::Every,
     };
     v1::Change { vhost: c.vhost, filter: c.filter, class: class.into() }
 }
@@ -113,6 +114,7 @@ fn from_change(c: v1::Change) -> Result<Change, WireError> {
         Ok(change::Class::Gone) => Class::Gone,
         Ok(change::Class::All) => Class::All,
         Ok(change::Class::Zero) => Class::Zero,
+        Ok(change::Class::Every) => Class::Every,
         Err(_) => return Err(WireError("a class of filters")),
     };
     Ok(Change { vhost: c.vhost, filter: c.filter, class })

@@ -34,7 +34,7 @@ fn relay() -> Relay {
 }
 
 fn changes() -> Vec<Change> {
-    [Class::Gone, Class::All, Class::Zero]
+    [Class::Gone, Class::All, Class::Zero, Class::Every]
         .map(|class| Change { vhost: "/".into(), filter: "a/+".into(), class })
         .to_vec()
 }

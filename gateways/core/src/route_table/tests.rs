@@ -82,11 +82,11 @@ fn what_is_removed_leaves_nothing_behind() {
         assert!(table.unsubscribe(filter, &a));
         assert!(!table.unsubscribe(filter, &a));
     }
-    table.set_shard("x/+", 3, true);
-    table.set_shard("x/+", 1, true);
+    table.set_shard("x/+", 3, Class::All);
+    table.set_shard("x/+", 1, Class::All);
     assert_eq!(table.resolve("x/q").shards, [1, 3]);
-    table.set_shard("x/+", 1, false);
-    table.set_shard("x/+", 3, false);
+    table.set_shard("x/+", 1, Class::Gone);
+    table.set_shard("x/+", 3, Class::Gone);
     assert!(table.exact.is_empty());
     assert!(table.wild.is_empty());
 }
@@ -141,7 +141,7 @@ fn other_gateways_are_destinations_until_they_are_forgotten() {
     table.set_gateway("x/+", 7, Class::Zero);
     table.set_gateway("x/y", 7, Class::All);
     table.set_gateway("x/y", 9, Class::Zero);
-    table.set_shard("x/#", 2, true);
+    table.set_shard("x/#", 2, Class::All);
     let other = |epoch, zero| OtherGateway { epoch, zero };
     assert_eq!(table.resolve("x/y").gateways, [other(7, false), other(9, true)]);
     assert_eq!(table.resolve("x/z").gateways, [other(7, true)]);

@@ -5,7 +5,7 @@ use fluxmq_names::ErrorCode;
 use super::Member;
 use crate::broker::Broker;
 use fluxmq_commands::Outcome;
-use fluxmq_commands::command::queue::QueueCommand;
+use fluxmq_commands::command::queue::{QueueCommand, Stays};
 
 // === impl Broker ===
 
@@ -44,8 +44,12 @@ impl Broker {
             QueueCommand::GroupCopy { queue, group, name } => {
                 self.copy_group(position, *queue, *group, name)
             }
-            QueueCommand::GroupJoin { queue, group, consumer, priority, lasting } => {
-                let gateway = if *lasting { 0 } else { gateway };
+            QueueCommand::GroupJoin { queue, group, consumer, priority, stays } => {
+                let gateway = match stays {
+                    Stays::WithGateway => gateway,
+                    Stays::UntilItLeaves => 0,
+                    Stays::WithSession(shard) => Member::owned_by(*shard),
+                };
                 let member = Member { gateway, consumer: *consumer, priority: *priority };
                 self.join_group(position, (*queue, *group), member)
             }

@@ -72,6 +72,9 @@ impl Broker {
         for (group, g) in &queue.groups {
             let members = g.members.iter().map(|(token, m)| (m.gateway, id, *group, *token));
             index.members.extend(members);
+            for (token, member) in &g.members {
+                index.own(member, (id, *group, *token));
+            }
         }
         if !queue.moving.is_empty() {
             index.moving.insert(id);
@@ -196,6 +199,7 @@ impl Broker {
         for (group, g) in &queue.groups {
             for (token, member) in &g.members {
                 self.index.members.remove(&(member.gateway, id, *group, *token));
+                self.index.disown(member, (id, *group, *token));
             }
         }
         self.index.moving.remove(&id);
@@ -252,21 +256,16 @@ impl Broker {
             return Outcome::refused(ErrorCode::LimitExceeded);
         }
         if queue.bindings.insert(filter.into()) {
-            if self.index.bindings.get(&vhost, filter).is_none() {
-                let filter = filter.into();
-                self.effects.push(Effect::BindingAdded { vhost: vhost.clone(), filter });
-            }
             self.index.bindings.insert(&vhost, filter, id);
+            self.effects.push(Effect::BindingsChanged { vhost, filter: filter.into() });
         }
         Outcome::Done
     }
 
     fn unbind_index(&mut self, id: u64, vhost: &str, filter: &str) {
         self.index.bindings.remove(vhost, filter, id);
-        if self.index.bindings.get(vhost, filter).is_none() {
-            let (vhost, filter) = (vhost.into(), filter.into());
-            self.effects.push(Effect::BindingRemoved { vhost, filter });
-        }
+        let (vhost, filter) = (vhost.into(), filter.into());
+        self.effects.push(Effect::BindingsChanged { vhost, filter });
     }
 
     pub(super) fn touch(&mut self, id: u64) {

@@ -9,12 +9,33 @@ use fluxmq_commands::command::queue::Sharing;
 /// A member of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Gateway epoch it came by; 0 when it stays until it leaves.
+    /// Gateway epoch it came by; 0 when it stays until it leaves, n + 1 as long as a session of shard n lasts.
     pub gateway: u64,
     /// The gateway's name for the consumer.
     pub consumer: u64,
     /// Higher is preferred.
     pub priority: u8,
+}
+
+/// Epochs of gateways are positions: no entry has the index 0.
+const EPOCH_MIN: u64 = 1 << 20;
+
+// === impl Member ===
+
+impl Member {
+    /// The first gateway epoch there can be.
+    pub(crate) const EPOCH_MIN: u64 = EPOCH_MIN;
+
+    /// Stands in for the gateway of a member that belongs to a session of a shard.
+    pub(crate) fn owned_by(shard: u8) -> u64 {
+        u64::from(shard) + 1
+    }
+
+    /// The shard and the session it belongs to.
+    pub(crate) fn owner(&self) -> Option<(u32, u64)> {
+        let owned = self.gateway > 0 && self.gateway < EPOCH_MIN;
+        owned.then_some((self.gateway as u32 - 1, self.consumer))
+    }
 }
 
 /// A consumer group.

@@ -140,6 +140,7 @@ impl Broker {
         let Some(removed) = removed else { return Outcome::refused(ErrorCode::NotFound) };
         for (token, member) in removed.members {
             self.index.members.remove(&(member.gateway, queue, group, token));
+            self.index.disown(&member, (queue, group, token));
         }
         self.effects.push(Effect::GroupChanged { queue, group });
         Outcome::Done
@@ -171,6 +172,12 @@ impl Broker {
     ) -> Outcome {
         let found = self.state.queues.get_mut(queue).and_then(|q| q.groups.get_mut(&group));
         let Some(g) = found else { return Outcome::refused(ErrorCode::NotFound) };
+        let owner = member.owner();
+        let again = g.members.iter().find(|(_, m)| owner.is_some() && m.owner() == owner);
+        if let Some((token, _)) = again {
+            let (token, epoch, active) = (*token, g.epoch, g.active.is_none_or(|a| a == *token));
+            return Outcome::Joined { token, epoch, active };
+        }
         if g.sharing == Sharing::Exclusive && !g.members.is_empty() {
             return Outcome::refused(ErrorCode::InUse);
         }
@@ -183,6 +190,7 @@ impl Broker {
         let active = g.active.is_none_or(|a| a == position);
         let epoch = g.epoch;
         self.index.members.insert((member.gateway, queue, group, position));
+        self.index.own(&member, (queue, group, position));
         self.spend(cost);
         self.touch(queue);
         self.effects.push(Effect::GroupChanged { queue, group });
@@ -201,6 +209,7 @@ impl Broker {
         let Some(member) = g.members.remove(&token) else { return false };
         g.reelect(position);
         self.index.members.remove(&(member.gateway, queue, group, token));
+        self.index.disown(&member, (queue, group, token));
         self.touch(queue);
         self.effects.push(Effect::GroupChanged { queue, group });
         let abandoned = self.state.queues.get(queue).is_some_and(|q| {

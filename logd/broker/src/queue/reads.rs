@@ -63,6 +63,15 @@ pub struct QueueStats {
     pub groups: Vec<GroupStats>,
 }
 
+/// Which messages of a filter are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    /// Those of QoS ≥ 1.
+    Acknowledged,
+    /// All.
+    Every,
+}
+
 /// What who gives out a group's messages must know of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupView {
@@ -344,6 +353,19 @@ impl Broker {
             .flat_map(|(_, q)| q.bindings.iter().map(|filter| (&*q.vhost, &**filter)));
         let all: std::collections::BTreeSet<_> = bound.collect();
         all.into_iter()
+    }
+
+    /// Whether messages of a filter are wanted here: None; those of QoS ≥ 1, by persistent sessions or shared
+    /// subscriptions; all, by bound queues (R1).
+    #[must_use]
+    pub fn wanted(&self, vhost: &str, filter: &str) -> Option<Wants> {
+        let plain = |id: &u64| self.state.queues.get(*id).is_some_and(|q| !q.is_hidden());
+        let bound = self.index.bindings.all(vhost, filter);
+        if bound.iter().any(plain) {
+            return Some(Wants::Every);
+        }
+        let any = !bound.is_empty() || self.index.filters.get(vhost, filter).is_some();
+        any.then_some(Wants::Acknowledged)
     }
 
     /// Members of a group by token.

@@ -3,7 +3,7 @@
 use fluxmq_names::ErrorCode;
 
 use super::blocks::BLOCK;
-use super::{Died, Queue, Work, bit};
+use super::{Died, Member, Queue, Work, bit};
 use crate::broker::Broker;
 use crate::effect::Effect;
 use crate::limits::SPARED_MAX;
@@ -194,11 +194,35 @@ impl Broker {
         }
     }
 
+    /// A session of `shard` has ended: its memberships are taken from it as the steps go.
+    pub(crate) fn end_memberships(&mut self, shard: u32, session: u64) {
+        if self.index.owned_by(shard, session).is_some() {
+            self.state.left_sessions.insert((shard, session));
+            self.leave_ended_sessions();
+        }
+    }
+
+    /// Goes on with memberships of sessions that have ended.
+    pub(crate) fn leave_ended_sessions(&mut self) {
+        while self.left > 0
+            && let Some((shard, session)) = self.state.left_sessions.first().copied()
+        {
+            self.spend(8);
+            match self.index.owned_by(shard, session) {
+                Some((queue, group, token)) => {
+                    let position = self.at;
+                    self.leave_group(position, (queue, group), token);
+                }
+                None => drop(self.state.left_sessions.pop_first()),
+            }
+        }
+    }
+
     /// Takes members of ended gateways out of their groups, as far as the steps go; true when none is left.
     pub(crate) fn leave_ended_members(&mut self) -> bool {
         while self.left > 0 {
-            let lasting = (1, 0, 0, 0);
-            let first = self.index.members.range(lasting..).next().copied();
+            let epochs = (Member::EPOCH_MIN, 0, 0, 0);
+            let first = self.index.members.range(epochs..).next().copied();
             let below = first.filter(|(gateway, ..)| *gateway < self.state.ended_before);
             let next = || {
                 let ended = *self.index.detaching.first()?;

@@ -205,7 +205,7 @@ impl Run {
                 group,
                 consumer: 1,
                 priority: r.below(2) as u8,
-                lasting: r.chance(30),
+                stays: if r.chance(30) { Stays::UntilItLeaves } else { Stays::WithGateway },
             },
             _ => QueueCommand::GroupLeave { queue, group, token },
         }

@@ -677,9 +677,12 @@ impl Model {
                 q.bury_settled();
                 Outcome::Number(cursor)
             }
-            QueueCommand::GroupJoin { group, priority, lasting, .. } => {
+            QueueCommand::GroupJoin { group, priority, stays, .. } => {
                 let Some(g) = q.groups.get_mut(group) else { return missing };
-                let joined = g.join(position, (if *lasting { 0 } else { gateway }, *priority));
+                let joined = g.join(
+                    position,
+                    (if *stays == Stays::UntilItLeaves { 0 } else { gateway }, *priority),
+                );
                 if matches!(joined, Outcome::Joined { .. }) {
                     q.touched_ms = now_ms;
                 }

@@ -243,6 +243,38 @@ impl Sharing {
     }
 }
 
+/// How long a member stays in its group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stays {
+    /// Until it leaves or its gateway ends.
+    #[default]
+    WithGateway,
+    /// Until it leaves.
+    UntilItLeaves,
+    /// Until the session `consumer` of this shard ends (R10); a session joins once.
+    WithSession(u8),
+}
+
+// === impl Stays ===
+
+impl Stays {
+    fn from_number(n: u8) -> Self {
+        match n {
+            0 => Self::WithGateway,
+            1 => Self::UntilItLeaves,
+            n => Self::WithSession(n - 2),
+        }
+    }
+
+    fn number(self) -> u8 {
+        match self {
+            Self::WithGateway => 0,
+            Self::UntilItLeaves => 1,
+            Self::WithSession(shard) => shard.saturating_add(2),
+        }
+    }
+}
+
 /// A command on queues.
 #[allow(missing_docs)] // the fields are those of docs/internals/commands.md
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -258,7 +290,7 @@ pub enum QueueCommand<'a> {
     GroupDelete { queue: u64, group: u64 },
     GroupSeek { queue: u64, group: u64, start: Start },
     GroupCopy { queue: u64, group: u64, name: &'a str },
-    GroupJoin { queue: u64, group: u64, consumer: u64, priority: u8, lasting: bool },
+    GroupJoin { queue: u64, group: u64, consumer: u64, priority: u8, stays: Stays },
     GroupLeave { queue: u64, group: u64, token: u64 },
     Expire { queue: u64, spared: Vec<(u64, u32)> },
     Moved { queue: u64, dropped: bool, numbers: Vec<u64> },
@@ -327,7 +359,7 @@ pub(super) fn decode_queue<'a>(
             group: r.u64()?,
             consumer: r.u64()?,
             priority: r.u8()?,
-            lasting: r.u8()? != 0,
+            stays: Stays::from_number(r.u8()?),
         },
         op::GROUP_LEAVE => QueueCommand::GroupLeave { queue, group: r.u64()?, token: r.u64()? },
         op::QUEUE_EXPIRE => {
@@ -459,11 +491,11 @@ impl QueueCommand<'_> {
                 out.put_str(name);
                 (op::GROUP_COPY, *queue)
             }
-            Self::GroupJoin { queue, group, consumer, priority, lasting } => {
+            Self::GroupJoin { queue, group, consumer, priority, stays } => {
                 out.put_u64(*group);
                 out.put_u64(*consumer);
                 out.put_u8(*priority);
-                out.put_u8((*lasting).into());
+                out.put_u8(stays.number());
                 (op::GROUP_JOIN, *queue)
             }
             Self::GroupLeave { queue, group, token } => {
