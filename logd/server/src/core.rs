@@ -38,6 +38,8 @@ use crate::windows::Windows;
 
 /// Requests taken before something else has its turn.
 const REQUESTS: usize = 256;
+/// An owner that runs so much later than it wanted was stopped.
+const LATE_MS: u64 = 500;
 
 /// What comes to the owner task.
 pub(crate) enum Incoming {
@@ -161,8 +163,11 @@ impl Core {
         (0..self.shards.len() as u32).for_each(|shard| self.forget_ended(shard));
         let effects = self.effects.came.clone();
         let mut came = Vec::new();
+        let mut wanted_ms = u64::MAX;
         loop {
-            let due = self.next_due();
+            // Never put off: what comes all the time must not keep what is due from its turn.
+            wanted_ms = wanted_ms.min(boot_ms() + self.next_due_ms());
+            let due = Duration::from_millis(wanted_ms.saturating_sub(boot_ms()));
             tokio::select! {
                 biased;
                 () = effects.notified() => {}
@@ -171,7 +176,15 @@ impl Core {
                     Some(link) => self.linked(link),
                     None => break,
                 },
-                () = tokio::time::sleep(due) => self.on_time(),
+                () = tokio::time::sleep(due) => {}
+            }
+            let now = boot_ms();
+            if now > wanted_ms.saturating_add(LATE_MS) {
+                self.hub.woke_up(now);
+            }
+            if now >= wanted_ms {
+                wanted_ms = u64::MAX;
+                self.on_time();
             }
             // What was applied comes first: a barrier answers for everything before it.
             self.take_effects();
@@ -276,10 +289,10 @@ impl Core {
         self.send(link, Event::Taken { token, client_id });
     }
 
-    /// How long until something is to be done by time.
-    fn next_due(&self) -> Duration {
+    /// How long until something is to be done by time, 1 ms to an hour; 0 = at once.
+    fn next_due_ms(&self) -> u64 {
         if self.delivery.goes_on() {
-            return Duration::ZERO;
+            return 0;
         }
         let of_shard = |b: &Broker| {
             let expiry = b.next_expiry().map(|(ms, _)| ms);
@@ -299,7 +312,7 @@ impl Core {
         let here = here.into_iter().flatten().min();
         let here = here.map(|due| due.saturating_sub(boot_ms()));
         let due = shards.into_iter().chain(here).min().unwrap_or(3_600_000);
-        Duration::from_millis(due.clamp(1, 3_600_000))
+        due.clamp(1, 3_600_000)
     }
 
     fn on_time(&mut self) {

@@ -79,7 +79,9 @@ impl Delivery {
         let key = (shard, session);
         let group = shards.get(shard as usize)?;
         let (attached, subscriptions) = group.with_state(|broker| {
-            let state = broker.session(session).filter(|s| s.epoch == epoch)?;
+            // A fault planted to prove that the chaos harness finds it (design §12).
+            let current = |e: u64| e == epoch || cfg!(planted = "delivery_to_an_old_epoch");
+            let state = broker.session(session).filter(|s| current(s.epoch))?;
             let attached = Attached {
                 gateway,
                 token,

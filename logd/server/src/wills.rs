@@ -59,6 +59,13 @@ pub(crate) async fn publish(
     if by_all.await.is_err() {
         return;
     }
+    // A fault planted to prove that the chaos harness finds it (design §12).
+    if cfg!(planted = "will_twice") {
+        let mut live = Vec::new();
+        Command::Publish(Publish { key: None, ..base }).encode(body, &mut live);
+        let _ =
+            owner.send(Incoming::Live { command: Bytes::from(live), taken: oneshot::channel().0 });
+    }
     let _ = group.lead(&Command::OwedDone { id }).await;
 }
 

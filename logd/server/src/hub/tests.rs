@@ -113,6 +113,16 @@ fn a_gateway_that_does_not_acknowledge_loses_its_lease_and_holds_nobody_longer()
 }
 
 #[test]
+fn who_could_not_be_heard_while_logd_slept_has_not_lost_its_lease() {
+    let mut hub = two();
+    assert_eq!(hub.expired(LEASE_HERE_MS), [10, 20]);
+    hub.woke_up(LEASE_HERE_MS);
+    assert!(hub.expired(LEASE_HERE_MS).is_empty());
+    hub.renew(10, 1, LEASE_HERE_MS + 1);
+    assert_eq!(hub.expired(2 * LEASE_HERE_MS), [20], "it has had its time");
+}
+
+#[test]
 fn a_lost_link_withdraws_nothing_and_a_resumed_one_gets_everything() {
     let mut hub = two();
     assert_eq!(hub.link_lost(1), None);
@@ -146,7 +156,7 @@ fn a_new_hub_answers_nothing_before_all_who_were_registered_are_back_or_gone() {
     hub.renew(10, 5, 0);
     assert!(round(&mut hub, 0).is_empty());
     assert!(hub.expired(LEASE_HERE_MS - 1).is_empty());
-    assert!(hub.expired(LEASE_HERE_MS).contains(&20));
+    assert_eq!(hub.expired(LEASE_HERE_MS), [20], "who is back waits, and loses nothing by it");
     hub.end(20);
     let said = round(&mut hub, LEASE_HERE_MS);
     assert!(said.contains(&(1, "welcome 10 again".into())), "{said:?}");
