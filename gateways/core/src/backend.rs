@@ -6,7 +6,9 @@ mod announcer;
 mod calls;
 mod events;
 mod lease;
+mod prefixes;
 mod relay;
+mod under_way;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -26,7 +28,11 @@ use crate::message::Subscriber;
 use announcer::Announcer;
 use calls::{Calls, Reply};
 use lease::Lease;
+use prefixes::Prefixes;
 use relay::Relays;
+use under_way::UnderWay;
+
+pub use under_way::RetainedPublish;
 
 /// Takes the outcome of a command.
 pub type Waiter = Box<dyn FnOnce(&Outcome)>;
@@ -78,10 +84,12 @@ pub struct Backend {
     /// Whether the lease held when the batch at hand began.
     may_route: Cell<bool>,
     announcer: RefCell<Announcer>,
+    prefixes: RefCell<Prefixes>,
     streams: RefCell<Vec<Stream<Waiter>>>,
     /// Some stream or relay may have something to send.
     unsent: Cell<bool>,
     relays: RefCell<Relays>,
+    under_way: RefCell<UnderWay>,
     calls: Calls,
     receivers: RefCell<HashMap<u64, Rc<dyn Receiver>>>,
     /// Publishers that stopped reading because a window is used up or the lease has run out.
@@ -114,9 +122,11 @@ impl Backend {
             lease: Lease::default(),
             may_route: Cell::new(false),
             announcer: RefCell::default(),
+            prefixes: RefCell::default(),
             streams: RefCell::default(),
             unsent: Cell::new(false),
             relays: RefCell::default(),
+            under_way: RefCell::default(),
             calls: Calls::default(),
             receivers: RefCell::default(),
             held: RefCell::default(),
@@ -284,7 +294,8 @@ impl Backend {
 
     /// Tests the lease; to be called behind each read and before what it brought is routed (R3).
     pub fn begin_batch(&self) {
-        self.may_route.set(self.lease.holds());
+        // A fault planted to prove that the chaos harness finds it (design §12).
+        self.may_route.set(self.lease.holds() || cfg!(planted = "lease_not_tested"));
     }
 
     /// Whether publishers must wait: a window is used up, or the lease has run out.
@@ -322,7 +333,25 @@ impl Backend {
         waiter: Option<Waiter>,
     ) -> bool {
         self.unsent.set(true);
+        // A fault planted to prove that the chaos harness finds it (design §12).
+        let told = cfg!(planted = "relay_acknowledged_before_taken");
+        let waiter = waiter.map(|waiter| if told { told_already(waiter) } else { waiter });
         self.relays.borrow_mut().push(peer, command, message, waiter)
+    }
+
+    /// A retained publish is on its way to its shard; the number to end it by.
+    pub fn begin_retained(&self, publish: RetainedPublish) -> u64 {
+        self.under_way.borrow_mut().begin(publish)
+    }
+
+    /// Its shard has answered.
+    pub fn end_retained(&self, number: u64) {
+        self.under_way.borrow_mut().end(number);
+    }
+
+    /// Retained publishes that cannot be read yet: the newest of each topic that matches, as PUBLISH commands.
+    pub fn retained_under_way(&self, vhost: &str, filter: &str) -> Vec<Bytes> {
+        self.under_way.borrow().matching(vhost, filter)
     }
 
     /// Whether other gateways exist.
@@ -363,13 +392,17 @@ impl Backend {
             Change { vhost: vhost.into(), filter: filter.into(), class }
         };
         let changes = changed.into_iter().map(change).collect();
+        let changes = self.prefixes.borrow_mut().announce(changes);
         self.send(Request::Announce { id, full: false, changes });
     }
 
     fn announce_all(&self, router: &dyn Router) {
         let id = self.fresh_id();
         self.announcer.borrow_mut().all(id);
-        self.send(Request::Announce { id, full: true, changes: router.filters() });
+        let mut prefixes = self.prefixes.borrow_mut();
+        prefixes.clear();
+        let changes = prefixes.announce(router.filters());
+        self.send(Request::Announce { id, full: true, changes });
     }
 
     // === sessions ===
@@ -470,6 +503,12 @@ impl Backend {
         self.send(self.calls.ask(id, request, Reply::Retained(tx)));
         rx.await.unwrap_or_default()
     }
+}
+
+/// A waiter whose owner is told at once.
+fn told_already(waiter: Waiter) -> Waiter {
+    waiter(&relay::TAKEN);
+    Box::new(|_| {})
 }
 
 #[cfg(test)]

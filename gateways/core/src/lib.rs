@@ -13,6 +13,7 @@ pub mod message;
 pub mod metrics;
 pub mod proxy_protocol;
 pub mod rate_limit;
+pub mod replays;
 pub mod route_cache;
 pub mod route_table;
 pub mod scram;

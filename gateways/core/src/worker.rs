@@ -11,6 +11,7 @@ use fluxmq_commands::command::{self, Command};
 use crate::backend::{Backend, Router};
 use crate::counters::{Counters, add};
 use crate::message::{LiveMessage, Subscriber, WakeList};
+use crate::replays::Replays;
 use crate::route_table::{Destinations, RouteTable};
 use crate::seen::Seen;
 use crate::timer_wheel::TimerWheel;
@@ -36,6 +37,8 @@ pub struct Worker {
     pub wheel: TimerWheel,
     /// What the hot path counts.
     pub counters: Counters,
+    /// Who is being sent retained messages.
+    pub replays: Replays,
     draining: Cell<bool>,
     backend: OnceCell<Rc<Backend>>,
     connections: OnceCell<Rc<dyn Connections>>,
@@ -62,6 +65,7 @@ impl Default for Worker {
             scratch: RefCell::default(),
             wheel: TimerWheel::default(),
             counters: Counters::default(),
+            replays: Replays::default(),
             draining: Cell::new(false),
             backend: OnceCell::new(),
             connections: OnceCell::new(),
@@ -139,6 +143,10 @@ impl Worker {
 
     /// Whether a message with a key is taken here for the first time (G2). Others always are.
     pub fn is_first(&self, publish: &command::Publish<'_>) -> bool {
+        // A fault planted to prove that the chaos harness finds it (design §12).
+        if cfg!(planted = "qos2_key_forgotten") {
+            return true;
+        }
         publish.key.is_none_or(|key| self.seen.borrow_mut().take(key, publish.lowest_open))
     }
 

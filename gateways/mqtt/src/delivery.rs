@@ -18,6 +18,10 @@ impl Subscriber for Client {
         if self.closing().is_some() || !self.terms.access.may_receive(message.topic) {
             return false;
         }
+        if message.retain && !self.worker.replays.note(self.token, message.topic) {
+            self.close_slow();
+            return false;
+        }
         let mut properties = Vec::new();
         if self.is_v5() && !(message.head.is_empty() && to.identifiers.is_empty()) {
             properties::from_head(message.head, &mut properties);
@@ -109,10 +113,15 @@ impl Client {
         let expiry = expiry_ms.map(|at_ms| Expiry { at_ms, field_at });
         let pending = Pending { frame: bytes.into(), id_at, qos: frame.qos as u8, expiry };
         if !outbound.wait(pending, &self.settings) {
-            add(&self.worker.counters.slow_receivers, 1);
-            self.close(Close::ByServer(ReasonCode::QUOTA_EXCEEDED));
+            self.close_slow();
         }
         false
+    }
+
+    /// More waits for the client than may (R8).
+    fn close_slow(&self) {
+        add(&self.worker.counters.slow_receivers, 1);
+        self.close(Close::ByServer(ReasonCode::QUOTA_EXCEEDED));
     }
 
     /// Appends a PUBLISH to what goes out, under its alias where the client takes aliases.

@@ -1,14 +1,16 @@
 //! Publishes that must be stored before they are acknowledged: to persistent sessions, and retained ones
 //! (design R5, G2).
 
+use std::rc::Rc;
+
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::{Command, Key, Publish};
 use fluxmq_names::{ErrorCode, Kind, place};
 use fluxmq_proto::message::EMPTY_HEAD;
-use gateway_core::backend::Waiter;
+use gateway_core::backend::{Backend, RetainedPublish, Waiter};
 use gateway_core::counters::add;
 use gateway_core::message::LiveMessage;
-use gateway_core::route_table::Destinations;
+use gateway_core::route_table::{Destinations, OtherGateway};
 use mqtt_codec::{PacketType, ReasonCode};
 
 use crate::ack_queue::AckKind;
@@ -61,6 +63,7 @@ impl Client {
         }
         let publisher = self.persistent().map(|(d, _)| (d.shard, d.session));
         let head = if message.head.is_empty() { &EMPTY_HEAD[..] } else { message.head };
+        let under_way = message.retain.then(|| self.begin_retained(to, message, ticket, numbered));
         for shard in &shards {
             let publish = Publish {
                 qos: message.qos,
@@ -75,10 +78,49 @@ impl Client {
                 publisher,
                 ..Publish::default()
             };
-            let waiter = ticket.map(|ticket| self.answer_waiter(ticket));
+            let mut waiter = ticket.map(|ticket| self.answer_waiter(ticket));
+            if let Some(number) = under_way.filter(|_| *shard == home) {
+                waiter = Some(ends_retained(backend.clone(), number, waiter));
+            }
             backend.submit(*shard, &Command::Publish(publish), &[head, message.payload], waiter);
         }
         shards.len() as u16
+    }
+
+    /// Notes a retained publish for those who subscribe before its shard has it (R9); its number.
+    fn begin_retained(
+        &self,
+        to: &Destinations,
+        message: &LiveMessage<'_>,
+        ticket: Option<u64>,
+        numbered: Option<Numbered>,
+    ) -> u64 {
+        let Some(backend) = self.worker.backend() else { return 0 };
+        let head = if message.head.is_empty() { &EMPTY_HEAD[..] } else { message.head };
+        let mut command = Vec::new();
+        Command::Publish(relayed(message, numbered)).encode(head, &mut command);
+        command.extend_from_slice(message.payload);
+        let client = self.this();
+        let gets = |g: &&OtherGateway| message.qos == 0 || !g.zero;
+        backend.begin_retained(RetainedPublish {
+            vhost: "/".into(),
+            topic: message.topic.into(),
+            qos: message.qos,
+            command: command.into(),
+            gateways: to.gateways.iter().filter(gets).map(|g| g.epoch).collect(),
+            waiter: Box::new(move || match ticket {
+                Some(ticket) => client.further_waiter(ticket),
+                None => Box::new(|_| {}),
+            }),
+        })
+    }
+
+    /// A further taker of the publish behind `ticket`, which is not answered yet.
+    fn further_waiter(&self, ticket: u64) -> Waiter {
+        if let Some(inbound) = self.inbound.borrow_mut().as_deref_mut() {
+            inbound.acks.expect(ticket, 1);
+        }
+        self.answer_waiter(ticket)
     }
 
     /// Sends `message` to every other gateway with subscribers that want it; `ticket` is answered by each.
@@ -92,16 +134,7 @@ impl Client {
     ) -> u16 {
         let Some(backend) = self.worker.backend() else { return 0 };
         let counters = &self.worker.counters;
-        let publish = Publish {
-            qos: message.qos,
-            retain: message.retain,
-            vhost: "/",
-            topic: message.topic,
-            expiry_ms: message.expiry_ms,
-            key: numbered.map(Numbered::key),
-            lowest_open: numbered.map(|n| n.lowest_open),
-            ..Publish::default()
-        };
+        let publish = relayed(message, numbered);
         let head = if message.head.is_empty() { &EMPTY_HEAD[..] } else { message.head };
         let mut takers = 0;
         for gateway in to.gateways.iter().filter(|g| message.qos == 0 || !g.zero) {
@@ -229,6 +262,28 @@ impl Client {
         });
         backend.submit(durable.shard, &close, &[], Some(waiter));
     }
+}
+
+/// What another gateway is told of a message.
+fn relayed<'a>(message: &LiveMessage<'a>, numbered: Option<Numbered>) -> Publish<'a> {
+    Publish {
+        qos: message.qos,
+        retain: message.retain,
+        vhost: "/",
+        topic: message.topic,
+        expiry_ms: message.expiry_ms,
+        key: numbered.map(Numbered::key),
+        lowest_open: numbered.map(|n| n.lowest_open),
+        ..Publish::default()
+    }
+}
+
+/// A waiter that also ends the retained publish `number`.
+fn ends_retained(backend: Rc<Backend>, number: u64, waiter: Option<Waiter>) -> Waiter {
+    Box::new(move |outcome| {
+        backend.end_retained(number);
+        waiter.into_iter().for_each(|waiter| waiter(outcome));
+    })
 }
 
 /// A refusal in MQTT 5's terms.

@@ -16,6 +16,7 @@ use mqtt_codec::{PropertyId, ReasonCode, Value};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
+use tokio::time::Instant;
 
 use crate::client::{Client, Close};
 use crate::connection::{Connection, flush};
@@ -182,24 +183,34 @@ where
     client.leave_routes();
     client.leave_session(why);
     client.publish_will(why);
-    gateway.remove(&client);
-    client.give_up_client_id();
+    let _leaving = gateway.leaving();
+    let end = Instant::now() + FAREWELL_MAX;
+    let mut said = false;
     if let Some((reason, text)) = why.told() {
         tracing::debug!(client_id = %client.terms.client_id, reason = reason.name(), text, "disconnected");
         if client.is_v5() {
             say_why(&client, reason, text);
         }
-        let _leaving = gateway.leaving();
-        let _ = tokio::time::timeout(FAREWELL_MAX, say_goodbye(&mut io, &client)).await;
+        said =
+            tokio::time::timeout_at(end, say_last(&mut io, &client)).await.is_ok_and(|s| s.is_ok());
+    }
+    // Nothing goes to this connection any more: another may have its client id (G1).
+    gateway.remove(&client);
+    client.give_up_client_id();
+    if said {
+        let _ = tokio::time::timeout_at(end, read_to_end(&mut io)).await;
     }
 }
 
-/// Writes what is left and closes our side; then reads to the end what the client had under way. A socket that is closed
-/// with something unread is reset, and what the client has not yet read is lost, the reason among it.
-async fn say_goodbye<S: AsyncRead + AsyncWrite + Unpin>(io: &mut S, client: &Client) {
-    if flush(io, client).await.is_err() || io.shutdown().await.is_err() {
-        return;
-    }
+/// Writes what is left and closes our side.
+async fn say_last<S: AsyncWrite + Unpin>(io: &mut S, client: &Client) -> std::io::Result<()> {
+    flush(io, client).await?;
+    io.shutdown().await
+}
+
+/// Reads what the client had under way. A socket that is closed with something unread is reset, and what the client has
+/// not yet read is lost, the reason among it.
+async fn read_to_end<S: AsyncRead + Unpin>(io: &mut S) {
     let mut unread = [0; 512];
     let mut left = UNREAD_BYTES_MAX;
     while let Ok(1..) = io.read(&mut unread).await {

@@ -1,4 +1,5 @@
-//! Retained messages for new subscriptions (MQTT 5 §3.3.1.3, §3.8.3.1).
+//! Retained messages for new subscriptions (MQTT 5 §3.3.1.3, §3.8.3.1; design R9): read behind the barrier, beside live
+//! delivery.
 
 use fluxmq_commands::command::{self, Command};
 use mqtt_codec::QoS;
@@ -17,10 +18,21 @@ pub(crate) struct Wanted {
 // === impl Client ===
 
 impl Client {
-    /// Sends the retained messages of every wanted filter, page by page.
+    /// Sends the retained messages of every wanted filter, and ends the read that began with SUBSCRIBE.
     pub(crate) async fn send_retained(&self, wanted: Vec<Wanted>) {
+        self.read_retained(wanted).await;
+        self.worker.replays.end(self.token);
+    }
+
+    async fn read_retained(&self, wanted: Vec<Wanted>) {
         let Some(backend) = self.worker.backend().cloned() else { return };
         for wanted in wanted {
+            // What was routed before the subscription and cannot be read yet.
+            for command in backend.retained_under_way("/", &wanted.filter) {
+                if let Some(topic) = self.send_one_retained(&command, &wanted) {
+                    self.worker.replays.note(self.token, &topic);
+                }
+            }
             for shard in 0..backend.shards() {
                 let mut after = String::new();
                 loop {
@@ -54,7 +66,9 @@ impl Client {
                 properties::put_identifiers(&[wanted.identifier], &mut properties);
             }
         }
-        if !self.terms.access.may_receive(publish.topic) {
+        let overtaken = self.worker.replays.is_overtaken(self.token, publish.topic);
+        // What deletes is nothing to be sent, but nothing older is either.
+        if overtaken || payload.is_empty() || !self.terms.access.may_receive(publish.topic) {
             return Some(topic);
         }
         if publish.expiry_ms.is_some_and(|ms| !self.put_expiry(ms, &mut properties)) {

@@ -55,6 +55,8 @@ impl Client {
             let refused = ReasonCode::SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED;
             asked.iter_mut().for_each(|a| a.code = refused);
         }
+        // From now on what comes live overtakes what is read; ended by `send_retained`.
+        self.worker.replays.begin(self.token);
         if self.persistent().is_some() {
             let client = self.this();
             self.busy.set(true);
@@ -68,7 +70,10 @@ impl Client {
             let options = live_options(asked.byte(), identifier, false);
             asked.fresh = self.subscribe_live(&asked.filter, options);
         }
-        if let Some(known) = self.worker.backend().and_then(|backend| backend.announced()) {
+        // A fault planted to prove that the chaos harness finds it (design §12).
+        let announced = || self.worker.backend().and_then(|backend| backend.announced());
+        let known = if cfg!(planted = "suback_before_barrier") { None } else { announced() };
+        if let Some(known) = known {
             let client = self.this();
             self.busy.set(true);
             spawn_local(async move {
@@ -80,10 +85,12 @@ impl Client {
         }
         self.write_suback(packet_id, &asked);
         let wanted = wanted(asked, identifier);
-        if !wanted.is_empty() && self.worker.backend().is_some() {
-            let client = self.this();
-            spawn_local(async move { client.send_retained(wanted).await });
+        if wanted.is_empty() || self.worker.backend().is_none() {
+            self.worker.replays.end(self.token);
+            return Ok(());
         }
+        let client = self.this();
+        spawn_local(async move { client.send_retained(wanted).await });
         Ok(())
     }
 

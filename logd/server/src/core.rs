@@ -167,7 +167,9 @@ impl Core {
         loop {
             // Never put off: what comes all the time must not keep what is due from its turn.
             wanted_ms = wanted_ms.min(boot_ms() + self.next_due_ms());
-            let due = Duration::from_millis(wanted_ms.saturating_sub(boot_ms()));
+            let in_ms =
+                if self.delivery.goes_on() { 0 } else { wanted_ms.saturating_sub(boot_ms()) };
+            let due = Duration::from_millis(in_ms);
             tokio::select! {
                 biased;
                 () = effects.notified() => {}
@@ -289,11 +291,8 @@ impl Core {
         self.send(link, Event::Taken { token, client_id });
     }
 
-    /// How long until something is to be done by time, 1 ms to an hour; 0 = at once.
+    /// How long until something is to be done by time, 1 ms to an hour.
     fn next_due_ms(&self) -> u64 {
-        if self.delivery.goes_on() {
-            return 0;
-        }
         let of_shard = |b: &Broker| {
             let expiry = b.next_expiry().map(|(ms, _)| ms);
             b.next_due().into_iter().chain(expiry).min()

@@ -63,13 +63,29 @@ impl Relays {
         message: &[&[u8]],
         waiter: Option<Waiter>,
     ) -> bool {
+        self.append(peer, waiter, |body| {
+            command.encode(&[], body);
+            message.iter().for_each(|part| body.extend_from_slice(part));
+        })
+    }
+
+    /// As [`Self::push`], a command that is encoded already.
+    pub(super) fn push_encoded(&mut self, peer: u64, command: &[u8], waiter: Waiter) {
+        self.append(peer, Some(waiter), |body| body.extend_from_slice(command));
+    }
+
+    fn append(
+        &mut self,
+        peer: u64,
+        waiter: Option<Waiter>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> bool {
         let out = self.to.entry(peer).or_default();
         if waiter.is_none() && out.bytes >= WINDOW_BYTES {
             return false;
         }
         let before = out.body.len();
-        command.encode(&[], &mut out.body);
-        message.iter().for_each(|part| out.body.extend_from_slice(part));
+        write(&mut out.body);
         out.bytes += out.body.len() - before;
         out.ends.push(u32::try_from(out.body.len()).unwrap_or(u32::MAX));
         out.last += 1;
