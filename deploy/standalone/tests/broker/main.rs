@@ -1,14 +1,12 @@
-//! `fluxmq` as a black box: real processes, real sockets, kill -9.
+//! `fluxmq` as a black box: real processes, real sockets. What kills them is in `tests/chaos`.
 
 mod backlog;
-mod client;
-mod gateways;
-mod kill;
 mod live;
 mod metrics;
-mod process;
 mod retained;
 mod sessions;
 mod settings;
 mod start;
 mod startup;
+
+use chaos::{client, process};
