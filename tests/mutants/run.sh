@@ -20,6 +20,10 @@ half_a_transaction logd-broker --test=queue_model
 restart_forgets_work_left logd-broker --test=queue_steps
 skip_sync logd-log --test=crash
 drop_last_batch logd-log --test=crash
+compaction_drops_an_entry logd-log --test=crash
+swap_before_sync logd-log --test=crash
+unlink_before_rename logd-log --test=crash
+unlink_while_a_slice_is_out logd-log --test=compaction
 acknowledge_before_commit chaos fluxmq_is_killed
 suback_before_barrier chaos suback
 barrier_waits_for_nobody chaos suback

@@ -37,6 +37,10 @@ pub(crate) enum RecordKind {
     Committed = 3,
     /// The segment ends here.
     Seal = 4,
+    /// In a compacted segment: entries in ascending order, any of them missing.
+    Copies = 5,
+    /// In a compacted segment: where its records are, and what it replaces.
+    Table = 6,
 }
 
 /// A decoded record header.
@@ -65,6 +69,8 @@ impl RecordHeader {
             2 => RecordKind::TruncateAfter,
             3 => RecordKind::Committed,
             4 => RecordKind::Seal,
+            5 => RecordKind::Copies,
+            6 => RecordKind::Table,
             _ => return None,
         };
         let total = u32_at(bytes, 4);

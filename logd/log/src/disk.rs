@@ -210,6 +210,8 @@ impl Handle {
             }
         }
         let shards = self.engine.shards.lock().clone();
+        // Whoever opens the directory next must be alone with its files.
+        shards.iter().for_each(|shard| drop(shard.retention.lock()));
         let mut completions = Vec::new();
         self.engine.fail_all(&shards, &WriteError::Closed, &mut completions);
         if !completions.is_empty() {

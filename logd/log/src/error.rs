@@ -96,6 +96,23 @@ pub enum OpenError {
     },
 }
 
+/// A compaction did not happen.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CompactError {
+    /// No room for the copy. Retry after space was freed.
+    #[error("no room for a compacted segment")]
+    Full,
+    /// S4: what was to be copied is not what was written.
+    #[error(transparent)]
+    Damaged(#[from] Damage),
+    /// A write or a sync failed; the owner of the disk was told.
+    #[error("the disk has failed")]
+    DiskFailed,
+    /// The disk is being closed.
+    #[error("the log is closed")]
+    Closed,
+}
+
 /// An append was refused; nothing of it was taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {

@@ -8,7 +8,7 @@ pub(crate) const VERSION: u16 = 1;
 /// Bytes of a segment header; records start behind it.
 pub(crate) const SEGMENT_HEADER: usize = 4096;
 /// CRC-32 (IEEE 802.3), the only polynomial of version 1.
-const POLYNOMIAL_IEEE: u32 = 1;
+pub(crate) const POLYNOMIAL_IEEE: u32 = 1;
 const MAGIC: &[u8; 8] = b"LOGDSEG1";
 
 /// The start of a segment file. It is synced before the file gets its name, and carries the floors as they were then,

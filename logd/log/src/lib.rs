@@ -11,7 +11,8 @@
 //! - at most one record per file is written and not yet synced, so only the last record can be torn;
 //! - what is appended is readable when `append` returns; its callback runs after the sync;
 //! - a vote is durable before anything that was queued after it is written;
-//! - a mapped file is never truncated, punched or reused, only unlinked.
+//! - a mapped file is never truncated, punched or reused, only unlinked;
+//! - of a segment and the compacted one that replaces it recovery keeps exactly one.
 
 pub mod config;
 pub mod entry;
@@ -21,6 +22,8 @@ pub mod limits;
 
 mod batch;
 mod commit;
+mod compacted;
+mod compaction;
 mod crashsafe;
 mod disk;
 mod format;
@@ -39,11 +42,13 @@ mod snapshot;
 mod vote;
 mod writer;
 
+pub use crate::compaction::{CompactedRun, Keep, Liveness, SparseRun};
 pub use crate::config::{DiskConfig, OpenOptions};
 pub use crate::disk::{Disk, DiskStats, PendingBytes};
 pub use crate::entry::{Entry, EntryKind, LogId, Priority, Vote};
 pub use crate::error::{
-    AppendError, Damage, FatalError, OpenError, ReadError, SnapshotError, StartError, WriteError,
+    AppendError, CompactError, Damage, FatalError, OpenError, ReadError, SnapshotError, StartError,
+    WriteError,
 };
 pub use crate::hooks::{AbortOnFatal, Callback, Completion, Hooks};
 pub use crate::log::{Log, LogSize};

@@ -22,3 +22,7 @@ pub const SNAPSHOT_BLOCK: usize = 1024 * 1024;
 pub const SNAPSHOT_META_MAX: usize = 1024 * 1024;
 /// Largest state of a snapshot, bytes.
 pub const SNAPSHOT_MAX: u64 = 64 * 1024 * 1024 * 1024;
+/// Body of a record of a compacted segment from which on the next one begins, bytes; what reading one entry looks through.
+pub const COPIES_TARGET: usize = 16 * 1024;
+/// Records of the largest compacted segment, and segments that one replaces.
+pub const COMPACTED_RECORDS_MAX: usize = (SEGMENT_MAX as usize) / COPIES_TARGET * 2;

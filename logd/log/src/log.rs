@@ -7,8 +7,9 @@ use bytes::Bytes;
 
 use crate::batch::{ENTRY_HEADER_LEADER, RECORD_HEADER, encoded_len};
 use crate::commit::Engine;
+use crate::compaction::{self, CompactedRun, Keep, Liveness, SparseRun};
 use crate::entry::{Entry, LogId, Priority, Vote};
-use crate::error::{AppendError, ReadError, WriteError};
+use crate::error::{AppendError, CompactError, ReadError, WriteError};
 use crate::hooks::{Callback, Completion};
 use crate::limits;
 use crate::reserve::{self, Room, Space};
@@ -30,7 +31,7 @@ struct Handle {
 /// What a log occupies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LogSize {
-    /// Segment files, the prepared one included.
+    /// Segment files, compacted ones and the prepared one included, and those that only wait for a slice to come back.
     pub segments: u64,
     /// Their bytes.
     pub bytes: u64,
@@ -189,12 +190,35 @@ impl Log {
         Ok(self.handle.shard.committed_entry(index)?)
     }
 
+    /// The first entry, of those up to and with `index`, from which on they take about `bytes` of the log: exact to 16 KiB
+    /// and an entry. What is not yet written counts nothing.
+    pub fn first_within(&self, index: u64, bytes: u64) -> u64 {
+        self.handle.shard.state.lock().within(index, bytes)
+    }
+
     // === space ===
 
     /// Unlinks sealed segments that Raft has purged (durably), in which nothing is live and of which no slice is out.
     /// `live` answers whether anything in a range of indexes is still needed.
     pub fn reclaim(&self, live: &dyn Fn(RangeInclusive<u64>) -> bool) -> Reclaimed {
         retention::reclaim(&self.handle.engine, &self.handle.shard, live)
+    }
+
+    /// Neighbouring segments of which less than half is live, oldest first: what is worth a [`Self::compact`]. Segments
+    /// with a slice out are left alone. Reads the live entries of segments that changed: not on a runtime.
+    pub fn sparse(&self, liveness: &dyn Liveness) -> Result<Vec<SparseRun>, ReadError> {
+        Ok(compaction::sparse(&self.handle.engine, &self.handle.shard, liveness)?)
+    }
+
+    /// Replaces the segments of a run by one with copies of what is live, at `bytes_per_second` at most (`None`: as fast as
+    /// it goes). Blocks: on a thread of its own. After an error but a failed disk nothing has changed.
+    pub fn compact(
+        &self,
+        run: SparseRun,
+        keep: &mut dyn Keep,
+        bytes_per_second: Option<u64>,
+    ) -> Result<CompactedRun, CompactError> {
+        compaction::compact(&self.handle.engine, &self.handle.shard, run, keep, bytes_per_second)
     }
 
     /// Room left; asks the file system.
@@ -250,8 +274,11 @@ impl Log {
         let shard = &self.handle.shard;
         let reserve = shard.reserve.capacity();
         let state = shard.state.lock();
-        let bytes: u64 = state.segments.iter().map(|s| s.header.capacity).sum();
-        let segments = state.segments.len() as u64 + u64::from(reserve > 0);
+        let mut bytes: u64 = state.segments.iter().map(|s| s.header.capacity).sum();
+        bytes += state.compacted.iter().map(|c| c.header.len).sum::<u64>();
+        bytes += state.doomed.iter().map(|d| d.bytes).sum::<u64>();
+        let files = state.segments.len() + state.compacted.len() + state.doomed.len();
+        let segments = files as u64 + u64::from(reserve > 0);
         LogSize { segments, bytes: bytes + reserve }
     }
 

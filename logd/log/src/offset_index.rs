@@ -82,6 +82,21 @@ impl OffsetIndex {
         self.next = from;
     }
 
+    /// The first entry, of those up to and with `index`, from which on they take no more than `bytes`; and how many bytes are
+    /// left when that is the first of the segment. Exact to the distance of points.
+    pub(crate) fn within(&self, index: u64, bytes: u64) -> (u64, Option<u64>) {
+        let after = self.points.partition_point(|point| point.index <= index);
+        let Some(newest) = after.checked_sub(1).map(|at| self.points[at]) else {
+            return (self.first, Some(bytes));
+        };
+        let behind = |point: &Point| u64::from(newest.position - point.position);
+        let far = self.points[..after].partition_point(|point| behind(point) > bytes);
+        match far {
+            0 => (self.first, Some(bytes - behind(&self.points[0]))),
+            _ => (self.points[far].index, None),
+        }
+    }
+
     /// The point at or before an entry, and the index at which the point after it starts.
     pub(crate) fn locate(&self, index: u64) -> Option<(Point, u64)> {
         if !self.range().contains(&index) {
@@ -214,6 +229,17 @@ mod tests {
         let (point, next) = index.locate(400).unwrap();
         assert!(point.index <= 400 && next > 400);
         assert_eq!((index.locate(9), index.locate(1010)), (None, None));
+    }
+
+    #[test]
+    fn bytes_behind_an_entry() {
+        // An entry every 100 bytes, a point every 164.
+        let index = filled(1000);
+        assert_eq!(index.within(1009, 1 << 20), (10, Some((1 << 20) - 984 * 100)));
+        assert_eq!(index.within(500, 0), (338, None));
+        assert_eq!(index.within(500, 16_400), (174, None));
+        assert_eq!(index.within(500, 16_399), (338, None));
+        assert_eq!(index.within(9, 50), (10, Some(50)));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Segments are chained by salt, sequence and checksum. All that Raft may still read is scanned; of sealed segments
 //! below the purge floor the `.idx` file is believed, and payloads are checked when first read.
 
+mod compacted;
 mod rebuild;
 
 use std::io;
@@ -65,6 +66,8 @@ pub(crate) fn open(
     }
     remove_leftovers(engine, &log_dir).map_err(failed)?;
     snapshot::remove_unfinished(io, &dir.join("snap")).map_err(failed)?;
+    let (compacted, given_up) = compacted::load(engine, id, &log_dir, options)?;
+    recovered.damaged_bytes += given_up;
     if segment_paths(engine, &log_dir).map_err(failed)?.is_empty() {
         create(engine, id, &dir, options)?;
         recovered.created = true;
@@ -93,6 +96,8 @@ pub(crate) fn open(
         }
     };
     rebuild.state.vote = vote;
+    rebuild.stand_back(&compacted);
+    rebuild.state.compacted = compacted;
     recovered.entries = rebuild.state.next - rebuild.state.first();
     recovered.torn_bytes = rebuild.torn_bytes;
     recovered.scanned_bytes = rebuild.scanned_bytes;
@@ -129,7 +134,7 @@ fn assemble(
         in_flight: Vec::new(),
     };
     let (state, writer) = (Mutex::new(state), Mutex::new(writer));
-    Some(Shard { id, dir, state, writer, reserve: Reserve::default() })
+    Some(Shard { id, dir, state, writer, reserve: Reserve::default(), retention: Mutex::default() })
 }
 
 // === a new shard ===

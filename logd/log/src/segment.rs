@@ -16,6 +16,7 @@ use crate::error::Damage;
 use crate::format::SegmentHeader;
 use crate::io::Map;
 use crate::offset_index::{OffsetIndex, Point};
+use crate::retention::Look;
 
 /// A segment, active or sealed. Only the I/O thread changes its index.
 pub(crate) struct Segment {
@@ -27,6 +28,7 @@ pub(crate) struct Segment {
     pub(crate) lowest_truncation: AtomicU64,
     /// One bit per entry whose payload was checked in this process; `None`: all were, by writing or scanning them.
     verified: Option<Verified>,
+    pub(crate) look: Look,
 }
 
 struct Verified {
@@ -55,6 +57,7 @@ impl Segment {
             index: RwLock::new(index),
             lowest_truncation: AtomicU64::new(u64::MAX),
             verified: None,
+            look: Look::default(),
         }
     }
 
@@ -78,11 +81,6 @@ impl Segment {
 
     pub(crate) fn truncate(&self, from: u64) {
         self.index.write().truncate(from);
-    }
-
-    /// The payload of one entry; `None` if it is not in this segment.
-    pub(crate) fn payload(&self, index: u64) -> Result<Option<Bytes>, Damage> {
-        self.place(index)?.map(|place| self.read_payload(&place)).transpose()
     }
 
     /// One entry; `None` if it is not in this segment.

@@ -10,10 +10,12 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::batch::encoded_len;
+use crate::compacted::Compacted;
 use crate::entry::{Entry, LogId, Vote};
 use crate::error::{Damage, WriteError};
 use crate::hooks::{Callback, Completion};
 use crate::reserve::Reserve;
+use crate::retention::Doomed;
 use crate::segment::Segment;
 use crate::writer::Writer;
 
@@ -25,6 +27,8 @@ pub(crate) struct Shard {
     pub(crate) state: Mutex<State>,
     pub(crate) writer: Mutex<Writer>,
     pub(crate) reserve: Reserve,
+    /// Held by who unlinks or compacts; before the other two.
+    pub(crate) retention: Mutex<()>,
 }
 
 /// An operation that waits for the I/O thread.
@@ -55,6 +59,10 @@ struct TermStart {
 pub(crate) struct State {
     /// In the order of their records; the last is active.
     pub(crate) segments: Vec<Arc<Segment>>,
+    /// By first index; no two hold the same entry.
+    pub(crate) compacted: Vec<Arc<Compacted>>,
+    /// Files that no reader finds any more.
+    pub(crate) doomed: Vec<Doomed>,
     waiting: VecDeque<Waiting>,
     /// Entries from here on are in `waiting`.
     waiting_first: u64,
@@ -188,6 +196,25 @@ impl State {
         self.waiting.get(usize::try_from(at).ok()?).map(|w| &w.entry)
     }
 
+    /// The first entry, of those up to and with `index`, from which on they take no more than `bytes` of segments.
+    pub(crate) fn within(&self, index: u64, mut bytes: u64) -> u64 {
+        let after = self.segments.partition_point(|s| s.range().start <= index);
+        for segment in self.segments[..after].iter().rev() {
+            match segment.index.read().within(index, bytes) {
+                (_, Some(left)) => bytes = left,
+                (first, None) => return first,
+            }
+        }
+        self.segments.first().map_or(index, |segment| segment.range().start.min(index))
+    }
+
+    /// The compacted segment that may hold a copy of an entry.
+    fn compacted_of(&self, index: u64) -> Option<Arc<Compacted>> {
+        let after = self.compacted.partition_point(|copies| copies.header.first <= index);
+        let copies = self.compacted.get(after.checked_sub(1)?)?;
+        (index <= copies.header.last).then(|| Arc::clone(copies))
+    }
+
     /// The segment that holds an entry; the later one where a truncation left two that could.
     fn segment_of(&self, index: u64) -> Option<Arc<Segment>> {
         // Empty segments share their position with a neighbour, so the search is linear from the end for those only.
@@ -200,7 +227,7 @@ impl State {
 enum Visible {
     No,
     Waiting(Entry),
-    In(Arc<Segment>),
+    In(Option<Arc<Compacted>>, Option<Arc<Segment>>),
 }
 
 impl Shard {
@@ -211,20 +238,21 @@ impl Shard {
 
     /// One payload, wherever it is.
     pub(crate) fn payload(&self, index: u64) -> Result<Option<Bytes>, Damage> {
-        match self.visible(index) {
-            Visible::Waiting(entry) => Ok(Some(entry.payload)),
-            Visible::In(segment) => segment.payload(index),
-            Visible::No => Ok(None),
-        }
+        Ok(self.committed_entry(index)?.map(|entry| entry.payload))
     }
 
     /// One committed entry, wherever it is.
     pub(crate) fn committed_entry(&self, index: u64) -> Result<Option<Entry>, Damage> {
-        match self.visible(index) {
-            Visible::Waiting(entry) => Ok(Some(entry)),
-            Visible::In(segment) => segment.entry(index),
-            Visible::No => Ok(None),
+        let (copies, segment) = match self.visible(index) {
+            Visible::Waiting(entry) => return Ok(Some(entry)),
+            Visible::In(copies, segment) => (copies, segment),
+            Visible::No => return Ok(None),
+        };
+        let copied = copies.map(|copies| copies.entry(index)).transpose()?.flatten();
+        if copied.is_some() {
+            return Ok(copied);
         }
+        Ok(segment.map(|segment| segment.entry(index)).transpose()?.flatten())
     }
 
     fn visible(&self, index: u64) -> Visible {
@@ -235,7 +263,7 @@ impl Shard {
         if index >= state.waiting_first {
             return state.waiting_at(index).cloned().map_or(Visible::No, Visible::Waiting);
         }
-        state.segment_of(index).map_or(Visible::No, Visible::In)
+        Visible::In(state.compacted_of(index), state.segment_of(index))
     }
 
     /// Entries above the purge floor, from segments and then from what waits.

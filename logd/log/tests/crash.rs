@@ -145,9 +145,12 @@ fn a_crash_after_every_operation() {
     while !enough(&run) {
         run.step();
     }
-    for what in ["append", "vote", "truncate", "commit", "purge", "unlink", "snapshot", "install"] {
+    for what in [
+        "append", "vote", "truncate", "commit", "purge", "unlink", "compact", "snapshot", "install",
+    ] {
         assert!(run.counts.get(what).is_some_and(|n| *n > 1), "{what} too rare: {:?}", run.counts);
     }
+    assert!(run.merged > 1, "segments were merged {} times", run.merged);
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     std::thread::scope(|scope| {
         for part in 0..threads {

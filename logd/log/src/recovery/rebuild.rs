@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::batch::{RECORD_HEADER, RecordKind};
+use crate::compacted::Compacted;
 use crate::entry::LogId;
 use crate::error::Damage;
 use crate::format::{self, SegmentHeader};
@@ -185,8 +186,22 @@ impl Rebuild {
                 self.state.purge(upto);
             }
             RecordKind::Seal => {}
+            RecordKind::Copies | RecordKind::Table => {
+                return Err(damage("a record of a compacted segment"));
+            }
         }
         Ok(())
+    }
+
+    /// Copies stand for all that segments said of their range. A segment that says something of it still was unlinked
+    /// and came back with a crash; the one that made a part of it void may be gone for good.
+    pub(super) fn stand_back(&mut self, compacted: &[Arc<Compacted>]) {
+        for segment in &self.state.segments {
+            let range = segment.range();
+            let mut copies = compacted.iter().map(|copies| &copies.header);
+            let over = copies.find(|c| c.first < range.end && range.start <= c.last);
+            over.iter().for_each(|c| segment.truncate(c.first.max(range.start)));
+        }
     }
 
     fn truncate(&mut self, from: u64) {

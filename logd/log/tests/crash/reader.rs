@@ -82,12 +82,17 @@ pub(crate) fn read(files: &[(PathBuf, Vec<u8>)], shard_dir: &Path) -> Result<Vie
     let mut view = View { vote: votes(files, shard_dir)?, ..View::default() };
     let mut segments = Vec::new();
     let mut contents = Vec::new();
+    let copies = compacted(files, &shard_dir.join("log"))?;
     for (path, bytes) in files {
         if path.parent() == Some(&shard_dir.join("log"))
             && path.extension().is_some_and(|e| e == "seg")
         {
-            segments.push(segment(path, bytes)?);
-            contents.push(bytes);
+            let segment = segment(path, bytes)?;
+            // A compacted one stands for it.
+            if !copies.iter().any(|c| c.replaces.contains(&segment.salt)) {
+                segments.push(segment);
+                contents.push(bytes);
+            }
         }
     }
     let mut records = BTreeMap::new();
@@ -99,8 +104,103 @@ pub(crate) fn read(files: &[(PathBuf, Vec<u8>)], shard_dir: &Path) -> Result<Vie
         }
     }
     replay(&mut view, &segments, &records)?;
+    for copied in &copies {
+        if copies.iter().any(|c| c.replaces.contains(&copied.salt)) {
+            continue;
+        }
+        if copied.range.1 >= view.purged.0 {
+            return Err(format!("copies of {:?}, which is not below the floor", copied.range));
+        }
+        // What a segment still says of its range was void or dead when it was unlinked.
+        view.entries.retain(|index, _| *index < copied.range.0 || *index > copied.range.1);
+        view.entries.extend(copied.entries.clone());
+    }
     snapshots(&mut view, files, &shard_dir.join("snap"))?;
     Ok(view)
+}
+
+struct Copies {
+    salt: u64,
+    range: (u64, u64),
+    replaces: Vec<u64>,
+    entries: BTreeMap<u64, (u64, Payload)>,
+}
+
+/// The compacted segments, each read from its first record to its table.
+fn compacted(files: &[(PathBuf, Vec<u8>)], log_dir: &Path) -> Result<Vec<Copies>, String> {
+    let mut out = Vec::new();
+    for (path, bytes) in files {
+        if path.parent() != Some(log_dir) || path.extension().is_none_or(|e| e != "cmp") {
+            continue;
+        }
+        let what = |what: &str| format!("{}: {what}", path.display());
+        let valid = bytes.len() >= 4096
+            && &bytes[..8] == b"LOGDCMP1"
+            && u32_of(bytes, 4092) == crc(0, &[&bytes[..4092]])
+            && u64_of(bytes, 64) == bytes.len() as u64;
+        if !valid {
+            return Err(what("header"));
+        }
+        let salt = u64_of(bytes, 32);
+        let name = format!("{:020}-{salt:016x}.cmp", u64_of(bytes, 40));
+        if path.file_name().unwrap() != name.as_str() {
+            return Err(what("not its name"));
+        }
+        let seed = crc(0, &[&salt.to_le_bytes()]);
+        let mut entries = BTreeMap::new();
+        let mut starts = Vec::new();
+        let mut at = 4096;
+        let table = loop {
+            let h = bytes.get(at..at + 64).ok_or_else(|| what("no table"))?;
+            let end = at + u32_of(h, 4) as usize;
+            let whole = &h[..3] == b"LGB" && end <= bytes.len();
+            if !whole || u32_of(h, 8) != crc(seed, &[&bytes[at + 12..end]]) {
+                return Err(what(&format!("record at {at}")));
+            }
+            let body = &bytes[at + 64..end];
+            match h[3] {
+                5 => starts.push((u64_of(h, 24), at as u64)),
+                6 if at == u32_of(bytes, 72) as usize && end == bytes.len() => break body,
+                _ => return Err(what(&format!("kind {} at {at}", h[3]))),
+            }
+            copies_of(body, &mut entries).map_err(|e| what(&e))?;
+            at = end;
+        };
+        let points = u32_of(bytes, 76) as usize;
+        for (n, start) in starts.iter().enumerate() {
+            if (u64_of(table, n * 16), u64::from(u32_of(table, n * 16 + 8))) != *start {
+                return Err(what("table"));
+            }
+        }
+        if starts.len() != points {
+            return Err(what("length of its table"));
+        }
+        let salts = u32_of(bytes, 80) as usize;
+        let replaces = (0..salts).map(|n| u64_of(table, points * 16 + n * 8)).collect();
+        let range = (u64_of(bytes, 40), u64_of(bytes, 48));
+        out.push(Copies { salt, range, replaces, entries });
+    }
+    Ok(out)
+}
+
+fn copies_of(body: &[u8], entries: &mut BTreeMap<u64, (u64, Payload)>) -> Result<(), String> {
+    let mut at = 0;
+    while body.len() - at >= 28 {
+        let header = &body[at..];
+        let index = u64_of(header, 16);
+        let size = if header[5] & 1 == 1 { 36 } else { 28 };
+        let end = at + size + u32_of(header, 0) as usize;
+        let payload = body.get(at + size..end).ok_or("short copy")?;
+        if u32_of(body, at + size - 4) != crc(0, &[payload]) {
+            return Err(format!("copy of {index}"));
+        }
+        if entries.keys().next_back().is_some_and(|before| *before >= index) {
+            return Err(format!("copy of {index} out of order"));
+        }
+        entries.insert(index, (u64_of(header, 8), payload.to_vec()));
+        at = end;
+    }
+    Ok(())
 }
 
 fn segment(path: &Path, bytes: &[u8]) -> Result<Segment, String> {

@@ -1,6 +1,7 @@
 //! A random owner of a log, and the model of what it asked for.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use logd_log::io::SimulatedIo;
 use logd_log::{
-    AppendError, Callback, Disk, DiskConfig, Entry, EntryKind, FatalError, Hooks, Log, LogId,
-    OpenError, OpenOptions, Priority, Recovered, Vote,
+    AppendError, Callback, CompactError, Disk, DiskConfig, Entry, EntryKind, FatalError, Hooks,
+    Keep, Liveness, Log, LogId, OpenError, OpenOptions, Priority, Recovered, Vote,
 };
 
 use crate::reader::{self, View};
@@ -168,6 +169,37 @@ pub(crate) fn open(
     Ok((disk, log, recovered, told))
 }
 
+/// Entries that are live at a time.
+const PINNED: usize = 12;
+
+/// Which entries are live.
+struct Pinned(Vec<u64>);
+
+impl Liveness for Pinned {
+    fn references(&self, entries: RangeInclusive<u64>) -> u64 {
+        self.0.iter().filter(|index| entries.contains(index)).count() as u64
+    }
+
+    fn live(&self, entries: RangeInclusive<u64>) -> Vec<(u64, u64)> {
+        let live = self.0.iter().filter(|index| entries.contains(index));
+        live.map(|index| (*index, 1)).collect()
+    }
+
+    fn parts(&self, _: &[u8]) -> u64 {
+        1
+    }
+}
+
+impl Keep for Pinned {
+    fn wanted(&mut self, entries: RangeInclusive<u64>) -> Vec<u64> {
+        self.0.iter().copied().filter(|index| entries.contains(index)).collect()
+    }
+
+    fn keep(&mut self, _: u64, payload: &Bytes) -> Bytes {
+        payload.clone()
+    }
+}
+
 pub(crate) struct Run {
     pub(crate) io: SimulatedIo,
     pub(crate) disk: Disk,
@@ -184,6 +216,8 @@ pub(crate) struct Run {
     pub(crate) pinned: Vec<(u64, u64, Bytes)>,
     pub(crate) refused: u64,
     pub(crate) counts: BTreeMap<&'static str, u64>,
+    /// Compactions that made one segment of several.
+    pub(crate) merged: u64,
     told: Arc<Acknowledged>,
     model: Model,
     committed: Option<u64>,
@@ -213,6 +247,7 @@ impl Run {
             pinned: Vec::new(),
             refused: 0,
             counts: BTreeMap::new(),
+            merged: 0,
             told,
             model,
             committed,
@@ -253,15 +288,16 @@ impl Run {
             self.neighbour.append();
         }
         match random(&mut self.rng, 100) {
-            0..35 => self.append(),
-            35..74 => {
+            0..34 => self.append(),
+            34..72 => {
                 self.disk.run_round();
             }
-            74..78 => self.vote(),
-            78..82 => self.truncate(),
-            82..90 => self.commit(),
-            90..94 => self.purge(),
-            94..97 => self.reclaim(),
+            72..76 => self.vote(),
+            76..79 => self.truncate(),
+            79..87 => self.commit(),
+            87..91 => self.purge(),
+            91..93 => self.reclaim(),
+            93..97 => self.compact(),
             97..99 => self.snapshot(),
             _ => self.install(),
         }
@@ -351,7 +387,7 @@ impl Run {
         let committed = committed.min(self.next() - 1);
         self.log.save_committed(Some(committed));
         if self.committed.is_none_or(|before| committed > before) {
-            for index in (low..=committed).filter(|index| index % 97 == 0) {
+            for index in (low..=committed).filter(|index| index % 13 == 0) {
                 if let Some((_, payload)) = self.model.entries.get(&index) {
                     self.pinned.push((self.io.ops(), index, payload.clone()));
                 }
@@ -374,12 +410,34 @@ impl Run {
     }
 
     fn reclaim(&mut self) {
-        // The four pinned last are live.
-        let recent: Vec<u64> = self.pinned.iter().rev().take(4).map(|p| p.1).collect();
-        let reclaimed = self.log.reclaim(&|range| recent.iter().any(|index| range.contains(index)));
+        let pinned = self.live();
+        let reclaimed = self.log.reclaim(&|range| pinned.references(range) > 0);
         assert!(!reclaimed.failed || self.failed());
         if reclaimed.segments > 0 {
             self.count("unlink");
+        }
+    }
+
+    /// The pinned last are live.
+    fn live(&self) -> Pinned {
+        let mut live: Vec<u64> = self.pinned.iter().rev().take(PINNED).map(|p| p.1).collect();
+        live.sort_unstable();
+        live.dedup();
+        Pinned(live)
+    }
+
+    fn compact(&mut self) {
+        let mut pinned = self.live();
+        for run in self.log.sparse(&pinned).expect("nothing is damaged") {
+            match self.log.compact(run, &mut pinned, None) {
+                Ok(done) if done.segments > 0 => {
+                    self.count("compact");
+                    self.merged += u64::from(done.segments > 1);
+                }
+                Ok(_) => {}
+                Err(CompactError::Full) => self.refused += 1,
+                Err(error) => assert!(self.failed(), "{error}"),
+            }
         }
     }
 
@@ -392,7 +450,7 @@ impl Run {
     /// The messages that were live at an operation.
     pub(crate) fn pinned_at(&self, ops: u64) -> impl Iterator<Item = &(u64, u64, Bytes)> {
         let known = self.pinned.iter().filter(|pin| pin.0 <= ops).count();
-        self.pinned[known.saturating_sub(4)..known].iter()
+        self.pinned[known.saturating_sub(PINNED)..known].iter()
     }
 
     fn write_snapshot(&mut self, last: LogId) -> bool {

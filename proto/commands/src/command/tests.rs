@@ -131,7 +131,7 @@ fn queue_samples() -> Vec<QueueCommand<'static>> {
             group,
             consumer: 1,
             priority: 2,
-            stays: Stays::WithSession(3),
+            stays: queue::Stays::WithSession(3),
         },
         QueueCommand::GroupLeave { queue, group, token: 3 },
         QueueCommand::Expire { queue, spared: vec![(1, 2)] },
