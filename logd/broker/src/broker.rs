@@ -1,5 +1,7 @@
 //! [`Broker`]: the state machine of one shard. `apply` is a pure function of the entry and the state (S6).
 
+use std::ops::RangeInclusive;
+
 use fluxmq_names::{ErrorCode, Position, ShardId};
 
 use crate::effect::Effect;
@@ -349,6 +351,19 @@ impl Snapshot {
     #[must_use]
     pub fn applied(&self) -> u64 {
         self.0.applied
+    }
+
+    /// The positions in these entries that something refers to, in order, each once. Looks at all that is referred to.
+    #[must_use]
+    pub fn live_positions(&self, entries: &[RangeInclusive<u64>]) -> Vec<u64> {
+        let inside = |position: &u64| {
+            let index = Position(*position).index();
+            entries.iter().any(|range| range.contains(&index))
+        };
+        let mut positions: Vec<u64> = self.0.positions().filter(inside).collect();
+        positions.sort_unstable();
+        positions.dedup();
+        positions
     }
 
     /// The state as bytes, the same for the same state.

@@ -89,7 +89,6 @@ impl Index {
             for interval in session.intervals.values() {
                 places.push((interval.inbox, interval.at, interval.to == u64::MAX));
             }
-            session.will.iter().for_each(|w| index.live.add(w.position, 1));
             if session.settled.first_key_value().is_some_and(|(f, _)| *f <= session.cursor) {
                 index.advancing.insert(id);
             }
@@ -106,7 +105,6 @@ impl Index {
                 }
             }
         }
-        state.deleted.iter().flat_map(Queue::positions).for_each(|p| index.live.add(p, 1));
         for interval in state.left_intervals.iter().flatten() {
             places.push((interval.inbox, interval.at, interval.to == u64::MAX));
         }
@@ -123,21 +121,14 @@ impl Index {
             if inbox.open > 0 && !inbox.is_private() {
                 index.filters.insert(&inbox.vhost, &inbox.filter, id);
             }
-            index.add_messages(inbox);
         }
-        state.discarded.iter().for_each(|i| index.add_messages(i));
         for (key, retained) in state.retained.iter() {
-            index.live.add(retained.position, 1);
             if let Some(ms) = retained.expiry_ms {
                 index.due.insert((ms, Due::Retained(key.clone())));
             }
         }
-        state.owed.values().for_each(|o| index.live.add(o.will.position, 1));
+        state.positions().for_each(|position| index.live.add(position, 1));
         index
-    }
-
-    fn add_messages(&mut self, inbox: &Inbox) {
-        inbox.positions().for_each(|p| self.live.add(p, 1));
     }
 
     /// Enters what is looked up of a session.

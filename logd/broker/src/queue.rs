@@ -388,7 +388,7 @@ impl Queue {
         self.skip_dead(work);
     }
 
-    /// Positions it refers to, one by one: for counting after a restart.
+    /// Positions it refers to, one by one.
     pub(crate) fn positions(&self) -> impl Iterator<Item = u64> {
         let mut place = self.base;
         let items = std::iter::from_fn(move || {

@@ -102,6 +102,17 @@ impl Broker {
         self.index.live.any(entries)
     }
 
+    /// References to these entries: a segment's liveness (S9).
+    #[must_use]
+    pub fn references_to(&self, entries: RangeInclusive<u64>) -> u64 {
+        self.index.live.references(entries)
+    }
+
+    /// Those of these entries that something refers to, in order, each with how often.
+    pub fn live_within(&self, entries: RangeInclusive<u64>) -> impl Iterator<Item = (u64, u64)> {
+        self.index.live.counts(entries)
+    }
+
     /// The entries that something in the state refers to, in order: what a node that gets this state by snapshot needs
     /// of the log (S10).
     pub fn live_entries(&self) -> impl Iterator<Item = u64> {

@@ -6,6 +6,10 @@ use std::ops::RangeInclusive;
 
 use fluxmq_names::Position;
 
+use crate::inbox::Inbox;
+use crate::queue::Queue;
+use crate::state::State;
+
 /// Entries whose counts lie in one chunk.
 const CHUNK: u64 = 256;
 /// The count of an entry that stands among the `large` ones.
@@ -107,6 +111,28 @@ impl Live {
         })
     }
 
+    /// References to these entries.
+    pub(crate) fn references(&self, entries: RangeInclusive<u64>) -> u64 {
+        self.counts(entries).map(|(_, count)| count).sum()
+    }
+
+    /// Those of these entries that are referred to, in order, each with how often.
+    pub(crate) fn counts(&self, entries: RangeInclusive<u64>) -> impl Iterator<Item = (u64, u64)> {
+        let (first, last) = (*entries.start(), *entries.end());
+        self.chunks.range(first / CHUNK..=last / CHUNK).flat_map(move |(number, chunk)| {
+            let base = number * CHUNK;
+            let from = first.saturating_sub(base).min(CHUNK) as usize;
+            let to = (last - base).min(CHUNK - 1) as usize;
+            let counts = chunk.counts.get(from..=to).unwrap_or_default();
+            let used = counts.iter().enumerate().filter(|(_, count)| **count > 0);
+            used.map(move |(at, count)| {
+                let index = base + (from + at) as u64;
+                let large = || self.large.get(&index).copied().unwrap_or_default();
+                (index, if *count == LARGE { large() } else { u64::from(*count) })
+            })
+        })
+    }
+
     /// References in all.
     pub(crate) fn total(&self) -> u64 {
         self.total
@@ -118,6 +144,24 @@ impl Live {
         assert!(before >= n, "released no more often than added");
         self.set(index, before - n);
         self.total -= n;
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// Every position that something refers to, as often as it does: what liveness counts.
+    pub(crate) fn positions(&self) -> impl Iterator<Item = u64> {
+        let queues = self.queues.iter().map(|(_, queue)| queue).chain(&self.deleted);
+        let inboxes = self.inboxes.iter().map(|(_, inbox)| inbox).chain(&self.discarded);
+        let sessions = self.sessions.iter().filter_map(|(_, session)| session.will.as_ref());
+        let wills = sessions.chain(self.owed.values().map(|owed| &owed.will)).map(|w| w.position);
+        let retained = self.retained.iter().map(|(_, retained)| retained.position);
+        queues
+            .flat_map(Queue::positions)
+            .chain(inboxes.flat_map(Inbox::positions))
+            .chain(wills)
+            .chain(retained)
     }
 }
 
@@ -137,6 +181,10 @@ mod tests {
         assert!(live.any(0..=0) && live.any(1..=255) && live.any(200..=256) && live.any(256..=256));
         assert!(!live.any(1..=254) && !live.any(258..=999) && !live.any(1_001..=u64::MAX));
         assert_eq!(live.total(), 1 + 254 + 255 + 255 + 10_000);
+        let counts = [(255, 254), (256, 255), (257, 255), (1_000, 10_000)];
+        assert!(live.counts(1..=u64::MAX).eq(counts) && live.counts(0..=0).eq([(0, 1)]));
+        assert!(live.counts(256..=256).eq([(256, 255)]) && live.counts(258..=999).eq([]));
+        assert_eq!((live.references(255..=257), live.references(1_001..=5_000)), (764, 0));
         for (index, n) in [(255, 254), (256, 255), (257, 255), (1_000, 10_000)] {
             live.release_all((0..n).map(|_| at(index)));
             assert!(!live.any(index..=index));

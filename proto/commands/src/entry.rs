@@ -1,5 +1,8 @@
 //! The payload of a Raft entry: a batch of commands (design S5; `docs/internals/commands.md`).
 
+use std::cmp::Ordering;
+use std::ops::Range;
+
 use bytes::Bytes;
 use fluxmq_names::Position;
 
@@ -9,6 +12,11 @@ use crate::wire::{Reader, WireError, Write};
 pub const FEATURE_LEVEL: u16 = 1;
 /// Bytes before the table of end offsets.
 const FIXED: usize = 16;
+
+/// Form of the table of slots, in bytes 10 and 11: `end u32` for each slot, as entries are made.
+const DENSE: u16 = 0;
+/// `slot u32, end u32` for the slots that are left, in order: what compaction keeps of an entry (S9).
+const COMPACT: u16 = 1;
 
 /// Gathers commands into the payload of one entry.
 #[derive(Default)]
@@ -56,7 +64,7 @@ impl EntryBuilder {
         let mut out = Vec::with_capacity(FIXED + 4 * self.ends.len() + self.slots.len());
         out.put_u64(time_ms);
         out.put_u16(FEATURE_LEVEL);
-        out.put_u16(0);
+        out.put_u16(DENSE);
         out.put_u32(u32::try_from(self.ends.len()).unwrap_or(u32::MAX));
         self.ends.drain(..).for_each(|e| out.put_u32(e));
         out.extend_from_slice(&self.slots);
@@ -87,7 +95,9 @@ impl<'a> EntryView<'a> {
         let mut reader = Reader(payload);
         let time_ms = reader.u64()?;
         let feature_level = reader.u16()?;
-        reader.u16()?;
+        if reader.u16()? != DENSE {
+            return Err(WireError("what is left of an entry is not applied"));
+        }
         let n = reader.u32()?;
         if n > Position::SLOTS_MAX {
             return Err(WireError("more slots than a position can name"));
@@ -134,23 +144,102 @@ impl<'a> EntryView<'a> {
 }
 
 /// The command in `slot` of `payload`, sharing its memory. Looks at nothing but this slot, so it suits
-/// random access to entries that were applied, and therefore checked, before.
+/// random access to entries that were applied, and therefore checked, before. Reads what [`compact`] left as well.
 #[must_use]
 pub fn slot_of(payload: &Bytes, slot: u32) -> Option<Bytes> {
-    let mut fixed = Reader(payload.get(12..FIXED)?);
-    let n = fixed.u32().ok()?;
-    let end = |slot: u32| {
-        let at = FIXED + slot as usize * 4;
-        let bytes = payload.get(at..at + 4)?.first_chunk()?;
-        Some(u32::from_le_bytes(*bytes) as usize)
-    };
-    if slot >= n {
-        return None;
+    let table = Table::read(payload)?;
+    let at = table.find(payload, slot)?;
+    let range = table.range(payload, at)?;
+    Some(payload.slice(range))
+}
+
+/// Slots that are in a payload; 0 if it is none.
+#[must_use]
+pub fn slots_in(payload: &[u8]) -> u32 {
+    Table::read(payload).map_or(0, |table| table.n)
+}
+
+/// What is left of a payload when only some slots, in ascending order, are still needed. The payload itself if that
+/// is no larger, or if it does not have them.
+#[must_use]
+pub fn compact(payload: &Bytes, slots: &[u32]) -> Bytes {
+    let smaller = compacted(payload, slots).filter(|left| left.len() < payload.len());
+    smaller.map_or_else(|| payload.clone(), Bytes::from)
+}
+
+fn compacted(payload: &[u8], slots: &[u32]) -> Option<Vec<u8>> {
+    let table = Table::read(payload)?;
+    let mut out = Vec::with_capacity(FIXED + 8 * slots.len());
+    out.extend_from_slice(payload.get(..10)?);
+    out.put_u16(COMPACT);
+    out.put_u32(u32::try_from(slots.len()).ok()?);
+    let mut end = 0;
+    let mut ranges = Vec::with_capacity(slots.len());
+    for slot in slots {
+        let range = table.range(payload, table.find(payload, *slot)?)?;
+        end += u32::try_from(range.len()).ok()?;
+        out.put_u32(*slot);
+        out.put_u32(end);
+        ranges.push(range);
     }
-    let base = FIXED + n as usize * 4;
-    let start = if slot == 0 { 0 } else { end(slot - 1)? };
-    let end = end(slot)?;
-    (start <= end && base + end <= payload.len()).then(|| payload.slice(base + start..base + end))
+    for range in ranges {
+        out.extend_from_slice(payload.get(range)?);
+    }
+    Some(out)
+}
+
+/// The table of a payload of either form.
+struct Table {
+    compact: bool,
+    n: u32,
+}
+
+// === impl Table ===
+
+impl Table {
+    fn read(payload: &[u8]) -> Option<Self> {
+        let mut fixed = Reader(payload.get(10..FIXED)?);
+        let form = fixed.u16().ok()?;
+        let n = fixed.u32().ok()?;
+        (form <= COMPACT && n <= Position::SLOTS_MAX)
+            .then_some(Self { compact: form == COMPACT, n })
+    }
+
+    fn width(&self) -> usize {
+        if self.compact { 8 } else { 4 }
+    }
+
+    /// The last four bytes of the entry at a place of the table are its end, those before, if any, its slot.
+    fn field(&self, payload: &[u8], at: u32, from: usize) -> Option<u32> {
+        let at = FIXED + at as usize * self.width() + from;
+        Some(u32::from_le_bytes(*payload.get(at..)?.first_chunk()?))
+    }
+
+    /// Where a slot stands in the table.
+    fn find(&self, payload: &[u8], slot: u32) -> Option<u32> {
+        if !self.compact {
+            return (slot < self.n).then_some(slot);
+        }
+        let (mut low, mut high) = (0, self.n);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.field(payload, middle, 0)?.cmp(&slot) {
+                Ordering::Equal => return Some(middle),
+                Ordering::Less => low = middle + 1,
+                Ordering::Greater => high = middle,
+            }
+        }
+        None
+    }
+
+    /// The bytes of the slot at a place of the table.
+    fn range(&self, payload: &[u8], at: u32) -> Option<Range<usize>> {
+        let end = |at: u32| Some(self.field(payload, at, self.width() - 4)? as usize);
+        let base = FIXED + self.n as usize * self.width();
+        let start = base + if at == 0 { 0 } else { end(at - 1)? };
+        let end = base + end(at)?;
+        (start <= end && end <= payload.len()).then_some(start..end)
+    }
 }
 
 #[cfg(test)]
@@ -178,5 +267,31 @@ mod tests {
         let mut overlapping = payload.to_vec();
         overlapping[16] = 7;
         assert!(EntryView::read(&overlapping).is_err());
+    }
+
+    #[test]
+    fn what_is_left_of_an_entry_keeps_its_slots() {
+        let mut builder = EntryBuilder::default();
+        let slot = |n: u32| vec![n as u8; 40 + n as usize];
+        (0..100).for_each(|n| builder.push(|out| out.extend_from_slice(&slot(n))));
+        let payload = builder.close(77);
+        let mut left = compact(&payload, &[3, 4, 50, 99]);
+        assert!(EntryView::read(&left).is_err(), "it is not to be applied");
+        for kept in [&[3, 4, 50, 99][..], &[4, 99], &[99]] {
+            left = compact(&left, kept);
+            assert_eq!((slots_in(&left), &left[..8]), (kept.len() as u32, &payload[..8]));
+            assert_eq!(left.len(), 16 + kept.iter().map(|n| 8 + slot(*n).len()).sum::<usize>());
+            for n in 0..101 {
+                let want = kept.contains(&n).then(|| slot(n));
+                assert_eq!(slot_of(&left, n).as_deref(), want.as_deref(), "slot {n}");
+            }
+        }
+        for cut in 0..left.len() {
+            assert_eq!(slot_of(&left.slice(..cut), 99), None, "cut at {cut}");
+        }
+        assert_eq!(compact(&left, &[3]), left, "what is not there cannot be kept");
+        let all: Vec<u32> = (0..100).collect();
+        assert_eq!(compact(&payload, &all), payload, "nothing to gain");
+        assert_eq!(slots_in(b"no entry"), 0);
     }
 }

@@ -88,7 +88,6 @@ impl Broker {
         }
         index.due.extend(times.0.map(|ms| (ms, Due::Queue(id))));
         index.expiring.extend(times.1.map(|ms| (ms, id)));
-        queue.positions().for_each(|p| index.live.add(p, 1));
     }
 
     /// Changes what has no consequences.
