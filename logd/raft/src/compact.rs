@@ -2,26 +2,72 @@
 //! process when the Raft core has ended.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::group::Group;
+use crate::merge;
+use crate::options::Encoding;
 use logd_broker::Broker;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::Fatal;
 use openraft::{Instant, RaftMetrics};
+use tokio::sync::{Mutex, Notify};
+use tokio::task::JoinHandle;
 
 /// How long a snapshot may take.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a purge may take.
 const PURGE_PATIENCE: Duration = Duration::from_secs(5);
+/// Entries that stay behind what is applied however large they are.
+const MARGIN_MIN: u64 = 8;
+/// The log grows by so many times the bytes of the state before the next snapshot: what snapshots write stays small
+/// beside what the log does.
+const STATE_TIMES: u64 = 8;
+
+/// When the next pass is due.
+#[derive(Default)]
+pub(crate) struct Pace {
+    /// Bytes appended to the log when it is.
+    due_at: AtomicU64,
+    /// Bytes of the newest snapshot's state.
+    pub(crate) state_bytes: AtomicU64,
+    grew: Notify,
+    /// Held through a pass.
+    passing: Mutex<()>,
+}
+
+// === impl Pace ===
+
+impl Pace {
+    /// Entries were applied; `appended` bytes are in the log.
+    pub(crate) fn applied(&self, appended: u64) {
+        if appended >= self.due_at.load(Ordering::Relaxed) {
+            self.grew.notify_one();
+        }
+    }
+}
 
 impl Group {
     /// Until the group stops.
     pub(crate) async fn watch(self) {
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
-        let mut snapshot_at = self.log.bytes_appended();
+        let pace = &self.shared.pace;
+        let mut seen = self.log.bytes_appended();
+        self.set_due(seen);
+        let mut pass: Option<JoinHandle<io::Result<()>>> = None;
         loop {
-            seconds.tick().await;
+            tokio::select! {
+                _ = seconds.tick() => {}
+                () = pace.grew.notified() => {}
+                Some(done) = ended(&mut pass) => {
+                    pass = None;
+                    if let Err(error) = done.map_err(io::Error::other).and_then(|done| done) {
+                        tracing::warn!(shard = %self.shard, %error, "snapshot failed");
+                    }
+                }
+            }
             let state = self.raft.metrics().borrow_watched().running_state.clone();
             match state {
                 Ok(()) => {}
@@ -32,29 +78,38 @@ impl Group {
                 }
             }
             let appended = self.log.bytes_appended();
-            let due = appended - snapshot_at >= self.compaction.log_bytes;
+            let due = appended >= pace.due_at.load(Ordering::Relaxed);
             // A full disk does not wait: what was settled since the last snapshot may free segments (S9).
-            if due || (appended > snapshot_at && self.log.space().full) {
-                snapshot_at = appended;
-                if let Err(error) = self.compact().await {
-                    tracing::warn!(shard = %self.shard, %error, "snapshot failed");
-                }
+            if pass.is_none() && (due || (appended > seen && self.log.space().full)) {
+                seen = appended;
+                self.set_due(appended);
+                let group = self.clone();
+                pass = Some(tokio::spawn(async move { group.compact().await }));
             }
         }
     }
 
-    /// Makes a snapshot, purges behind it and unlinks segments in which nothing lives (S9, S10).
+    fn set_due(&self, appended: u64) {
+        let pace = &self.shared.pace;
+        let state = pace.state_bytes.load(Ordering::Relaxed).saturating_mul(STATE_TIMES);
+        let distance = self.compaction.log_bytes.max(state);
+        pace.due_at.store(appended.saturating_add(distance), Ordering::Relaxed);
+    }
+
+    /// Makes a snapshot, purges behind it, unlinks segments in which nothing lives and merges those in which little does
+    /// (S9, S10).
     ///
     /// # Errors
     /// The snapshot cannot be written.
     pub async fn compact(&self) -> io::Result<()> {
+        let _guard = self.shared.pace.passing.lock().await;
         let applied = self.with_state(Broker::applied);
         self.raft.trigger().snapshot().await.map_err(io::Error::other)?;
         let wait = self.raft.wait(Some(SNAPSHOT_PATIENCE));
         wait.metrics(|m| m.snapshot.as_ref().is_some_and(|s| s.index >= applied), "snapshot")
             .await
             .map_err(io::Error::other)?;
-        let purge = applied.saturating_sub(self.compaction.margin).min(self.needed());
+        let purge = self.behind(applied).min(self.needed());
         if purge > self.log.purged().map_or(0, |id| id.index) {
             self.raft.trigger().purge_log(purge).await.map_err(io::Error::other)?;
             // Segments go when the purge is durable; one that replication holds up is found by the next call.
@@ -62,9 +117,25 @@ impl Group {
             let purged = |m: &RaftMetrics<_>| m.purged.as_ref().is_some_and(|id| id.index >= purge);
             let _ = wait.metrics(purged, "purge").await;
         }
-        let broker = self.shared.clone();
-        self.log.reclaim(&|entries| broker.broker.lock().is_live(entries));
+        let (log, shared, shard) = (self.log.clone(), Arc::clone(&self.shared), self.shard);
+        match self.compaction.encoding {
+            Encoding::Inline => merge::pass(&log, &shared, shard, None),
+            Encoding::Thread => {
+                let rate = Some(merge::BYTES_PER_SECOND);
+                let work = move || merge::pass(&log, &shared, shard, rate);
+                tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?;
+            }
+        }
         Ok(())
+    }
+
+    /// Up to where the log may be purged when `applied` is applied: a margin stays, of entries or of bytes, whichever is
+    /// less.
+    fn behind(&self, applied: u64) -> u64 {
+        let by_bytes = self.log.first_within(applied, self.compaction.margin_bytes);
+        let margin = self.compaction.margin;
+        let by_entries = applied.saturating_sub(margin);
+        by_entries.max(by_bytes).min(applied.saturating_sub(margin.min(MARGIN_MIN)))
     }
 
     /// A leader keeps what a voter that answers does not have yet: no snapshot is sent after a short pause.
@@ -80,5 +151,15 @@ impl Group {
         };
         let matched = matched.iter().filter(|(node, _)| present(node));
         matched.map(|(_, id)| id.as_ref().map_or(0, |id| id.index)).min().unwrap_or(u64::MAX)
+    }
+}
+
+/// What a pass came to, when it has ended.
+async fn ended(
+    pass: &mut Option<JoinHandle<io::Result<()>>>,
+) -> Option<Result<io::Result<()>, tokio::task::JoinError>> {
+    match pass {
+        Some(pass) => Some(pass.await),
+        None => std::future::pending().await,
     }
 }

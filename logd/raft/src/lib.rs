@@ -16,6 +16,7 @@ mod leadership;
 mod log_store;
 mod machine;
 mod membership;
+mod merge;
 mod network;
 mod options;
 mod peer;

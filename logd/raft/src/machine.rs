@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::Mutex;
 
 use crate::arrival::{self, Arrived};
+use crate::compact::Pace;
 use crate::membership;
 use crate::options::Encoding;
 use crate::type_config::{
@@ -52,6 +54,7 @@ pub trait Observer: Send + Sync + 'static {
 /// What the state machine and its group share.
 pub(crate) struct Shared {
     pub(crate) broker: Mutex<Broker>,
+    pub(crate) pace: Pace,
     pub(crate) observer: Box<dyn Observer>,
 }
 
@@ -91,7 +94,8 @@ impl Machine {
         encoding: Encoding,
     ) -> io::Result<Self> {
         let snapshots = log.snapshots();
-        let shared = Arc::new(Shared { broker: Mutex::new(broker), observer });
+        let shared =
+            Arc::new(Shared { broker: Mutex::new(broker), pace: Pace::default(), observer });
         let membership = StoredMembership::default();
         let log = log.clone();
         let mut machine = Self { shared, log, snapshots, encoding, last: None, membership };
@@ -110,6 +114,7 @@ impl Machine {
 
     fn restore(&mut self, meta: &SnapshotMeta, state: &[u8]) -> io::Result<()> {
         *self.shared.broker.lock() = Broker::restore(state).map_err(other)?;
+        self.shared.pace.state_bytes.store(state.len() as u64, Ordering::Relaxed);
         self.last = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         Ok(())
@@ -174,6 +179,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 responder.send(outcomes);
             }
         }
+        self.shared.pace.applied(self.log.bytes_appended());
         Ok(())
     }
 
@@ -181,6 +187,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         Builder {
             snapshot: Some(self.shared.broker.lock().snapshot()),
             snapshots: self.snapshots.clone(),
+            shared: self.shared.clone(),
             encoding: self.encoding,
             meta: SnapshotMeta { last_log_id: self.last, last_membership: self.membership.clone() },
         }
@@ -214,6 +221,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
 pub(crate) struct Builder {
     snapshot: Option<Snapshot>,
     snapshots: SnapshotStore,
+    shared: Arc<Shared>,
     encoding: Encoding,
     meta: SnapshotMeta,
 }
@@ -224,8 +232,10 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(&mut self) -> Result<RaftSnapshot, io::Error> {
         let snapshot = self.snapshot.take().ok_or(io::ErrorKind::AlreadyExists)?;
         let (snapshots, meta) = (self.snapshots.clone(), self.meta.clone());
+        let shared = Arc::clone(&self.shared);
         let work = move |pace| {
             let bytes = Bytes::from(snapshot.encode());
+            shared.pace.state_bytes.store(bytes.len() as u64, Ordering::Relaxed);
             write(&snapshots, &meta, &bytes, pace)?;
             Ok(RaftSnapshot { meta, snapshot: State { bytes, arrived: None } })
         };

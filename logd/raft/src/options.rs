@@ -62,10 +62,14 @@ pub enum Formation {
 /// Bounds of snapshots (S10).
 #[derive(Clone, Copy, Debug)]
 pub struct Compaction {
-    /// Log bytes behind a snapshot before the next is made (default 256 MiB).
+    /// Log bytes behind a snapshot before the next is made (default 64 MiB: a segment), unless eight times the bytes of the
+    /// state are more.
     pub log_bytes: u64,
-    /// Entries that stay behind what is applied when the log is purged (openraft #2116; default 1,000).
+    /// Entries that stay behind what is applied when the log is purged (openraft #2116; default 1,000), unless they
+    /// take more than `margin_bytes`.
     pub margin: u64,
+    /// Bytes of log that stay so (default 8 MiB); eight entries stay however large they are.
+    pub margin_bytes: u64,
     /// A leader keeps the log for a voter that answered within this time (default 60 s); later it gets a snapshot.
     pub absent: Duration,
     /// Where snapshots are encoded.
@@ -84,8 +88,9 @@ pub enum Encoding {
 impl Default for Compaction {
     fn default() -> Self {
         Self {
-            log_bytes: 256 * 1024 * 1024,
+            log_bytes: 64 * 1024 * 1024,
             margin: 1_000,
+            margin_bytes: 8 * 1024 * 1024,
             absent: Duration::from_secs(60),
             encoding: Encoding::Thread,
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fluxmq_commands::command::{self, Batch, Command, Connect, NEVER, Publish, Settled, Wanted};
-use fluxmq_commands::{EntryView, Outcome};
+use fluxmq_commands::{Outcome, slot_of};
 use fluxmq_names::Position;
 use logd_broker::{DeliveryCursor, Owed};
 use logd_raft::{CommandBatch, Group, SubmitError};
@@ -218,8 +218,8 @@ pub(crate) fn owed(group: &Group, session: u64) -> Vec<Owed> {
 pub(crate) fn message_at(group: &Group, position: u64) -> Option<Message> {
     let position = Position(position);
     let entry = group.log().entry(position.index()).expect("readable")?;
-    let view = EntryView::read(&entry).ok()?;
-    let (_, body) = command::decode(view.slot(position.slot())?).ok()?;
+    let slot = slot_of(&entry, position.slot())?;
+    let (_, body) = command::decode(&slot).ok()?;
     let stream = u32::from_le_bytes(*body.first_chunk()?);
     let number = u64::from_le_bytes(*body[4..].first_chunk()?);
     let mut fill = Random(number ^ u64::from(stream) << 32);

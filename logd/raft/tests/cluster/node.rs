@@ -57,7 +57,8 @@ impl Common {
 
 /// Small snapshots often, made at once.
 pub(crate) fn compaction(margin: u64, absent: Duration) -> Compaction {
-    Compaction { log_bytes: 48 * 1024, margin, absent, encoding: Encoding::Inline }
+    let log_bytes = 48 * 1024;
+    Compaction { log_bytes, margin, absent, encoding: Encoding::Inline, ..Compaction::default() }
 }
 
 /// A running voter.

@@ -86,9 +86,8 @@ pub(crate) fn owed(group: &Group, session: u64) -> Vec<(u64, Vec<u8>)> {
         .map(|o| {
             let position = fluxmq_names::Position(o.position);
             let entry = group.log().entry(position.index()).expect("readable").expect("live");
-            let view = fluxmq_commands::EntryView::read(&entry).expect("an entry");
-            let slot = view.slot(position.slot()).expect("a slot");
-            (o.number, fluxmq_commands::command::decode(slot).expect("a command").1.to_vec())
+            let slot = fluxmq_commands::slot_of(&entry, position.slot()).expect("a slot");
+            (o.number, fluxmq_commands::command::decode(&slot).expect("a command").1.to_vec())
         })
         .collect()
 }
