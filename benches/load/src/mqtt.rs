@@ -6,6 +6,7 @@ pub(crate) mod flow;
 pub(crate) mod idle;
 mod link;
 pub(crate) mod retained;
+mod socket;
 pub(crate) mod storm;
 mod subscriber;
 pub(crate) mod wire;

@@ -160,6 +160,9 @@ pub(crate) struct FlowOptions {
     /// Sessions of the subscribers outlive their connections.
     #[arg(long)]
     pub(crate) persistent: bool,
+    /// Further subscribers of every topic, as the others, that never read. What they get is not counted.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) deaf: u32,
 }
 
 #[derive(Args, Clone)]
@@ -190,6 +193,15 @@ pub(crate) struct StormOptions {
     /// Sessions outlive their connections.
     #[arg(long)]
     pub(crate) persistent: bool,
+    /// What client ids and topics begin with; another one for each of several processes.
+    #[arg(long, default_value = "storm")]
+    pub(crate) name: String,
+    /// Over TLS: the authority that signed the broker's certificate for localhost, a PEM file.
+    #[arg(long)]
+    pub(crate) tls: Option<PathBuf>,
+    /// Keeps the connections open until standard input ends.
+    #[arg(long)]
+    pub(crate) hold: bool,
 }
 
 #[derive(Args, Clone)]

@@ -30,6 +30,7 @@ async fn send(options: &CeilingOptions) -> Result<Report> {
         qos: o.qos,
         mqtt: VERSION,
         persistent: false,
+        deaf: 0,
     };
     let topics = Flow::topics(1, 0);
     let meter = Meter::start(&o.target);

@@ -109,6 +109,8 @@ pub(crate) struct Flow {
     topics: Rc<[Topic]>,
     /// Each with its place among the subscribers of a topic.
     subscribers: Vec<(Link, usize)>,
+    /// Subscribers that never read.
+    deaf: Vec<Link>,
 }
 
 // === impl Flow ===
@@ -154,7 +156,18 @@ impl Flow {
                 subscribers.push((link, place));
             }
         }
-        Ok(Self { options, topics, subscribers })
+        let mut deaf = Vec::new();
+        for n in 0..options.deaf {
+            let as_who = Introduction {
+                version: options.mqtt,
+                client_id: &format!("bench-deaf{n}"),
+                persistent: options.persistent,
+                filter: Some(("bench/+/t", options.qos)),
+            };
+            // Beside its twin, when there are several addresses.
+            deaf.push(Link::open(options.target.addr(0), as_who).await?);
+        }
+        Ok(Self { options, topics, subscribers, deaf })
     }
 
     /// Connects the publishers, who wait until they are driven.
@@ -203,12 +216,14 @@ impl Flow {
     async fn forget_sessions(&self) -> Result<()> {
         let version = self.options.mqtt;
         let publishers = if self.options.shape == Shape::Pairs { self.topics.len() } else { 1 };
-        for publisher in 0..publishers {
-            for n in 0..self.options.load.subscribers {
-                let client_id = &format!("bench-s{publisher}-{n}");
-                let as_who = Introduction { version, client_id, persistent: false, filter: None };
-                Link::open(self.options.target.addr(0), as_who).await?.close().await;
-            }
+        let subscribers = self.options.load.subscribers;
+        let ids = (0..publishers)
+            .flat_map(|p| (0..subscribers).map(move |n| format!("bench-s{p}-{n}")))
+            .chain((0..self.options.deaf).map(|n| format!("bench-deaf{n}")));
+        for client_id in ids {
+            let (client_id, persistent) = (&client_id, false);
+            let as_who = Introduction { version, client_id, persistent, filter: None };
+            Link::open(self.options.target.addr(0), as_who).await?.close().await;
         }
         Ok(())
     }
@@ -217,8 +232,12 @@ impl Flow {
         let (o, load) = (&self.options, &self.options.load);
         let version = if o.mqtt == Version::V5 { "5" } else { "3.1.1" };
         let kept = if o.persistent { ", persistent sessions" } else { "" };
+        let deaf = match o.deaf {
+            0 => String::new(),
+            n => format!(", and {n} that never read"),
+        };
         format!(
-            "MQTT {version} {:?} {} × {} QoS {} {} B, {}{kept}",
+            "MQTT {version} {:?} {} × {} QoS {} {} B, {}{kept}{deaf}",
             o.shape,
             load.publishers,
             load.subscribers,
@@ -237,6 +256,7 @@ pub(crate) async fn run(options: FlowOptions) -> Result<()> {
             options: options.clone(),
             topics: Flow::topics(options.load.publishers, 0),
             subscribers: Vec::new(),
+            deaf: Vec::new(),
         };
         leftovers.forget_sessions().await?;
     }
@@ -249,6 +269,7 @@ pub(crate) async fn run(options: FlowOptions) -> Result<()> {
     let sending = flow.send(links, &account);
     account.finish(sending, receiving).await?;
     let used = meter.read();
+    flow.deaf.clear();
     if flow.options.persistent {
         flow.forget_sessions().await?;
     }

@@ -6,10 +6,10 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 
+use super::socket::{Socket, Tls};
 use super::wire::{self, Version};
 
 const READ_BYTES: usize = 256 * 1024;
@@ -48,7 +48,7 @@ pub(crate) struct Introduction<'a> {
 
 /// A connection that is open, and what was read behind the last answer.
 pub(crate) struct Link {
-    pub(crate) socket: TcpStream,
+    pub(crate) socket: Socket,
     pub(crate) rest: Vec<u8>,
 }
 
@@ -57,9 +57,17 @@ pub(crate) struct Link {
 impl Link {
     /// Connects, says CONNECT and, where there is a filter, SUBSCRIBE; waits for the answers.
     pub(crate) async fn open(addr: SocketAddr, as_who: Introduction<'_>) -> Result<Self> {
+        Self::open_over(addr, as_who, None).await
+    }
+
+    /// As [`Link::open`], over TLS where there is a configuration for it.
+    pub(crate) async fn open_over(
+        addr: SocketAddr,
+        as_who: Introduction<'_>,
+        tls: Option<&Tls>,
+    ) -> Result<Self> {
         let Introduction { version, client_id, persistent, filter } = as_who;
-        let socket = TcpStream::connect(addr).await.context("cannot connect")?;
-        socket.set_nodelay(true)?;
+        let socket = Socket::connect(addr, tls).await?;
         let mut link = Self { socket, rest: Vec::new() };
         let mut out = Vec::new();
         wire::connect(&mut out, version, client_id, persistent);
@@ -135,7 +143,7 @@ struct State {
 impl State {
     fn poll<R: Role>(
         &mut self,
-        socket: &mut TcpStream,
+        socket: &mut Socket,
         role: &mut R,
         memory: &mut [u8],
         cx: &mut Context<'_>,
