@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::filter_index::FilterIndex;
-use crate::inbox::Inbox;
-use crate::queue::{Member, Queue};
+use crate::queue::Member;
 use crate::session::Session;
 use crate::space::Live;
 use crate::state::State;
