@@ -4,6 +4,7 @@
 
 mod announcer;
 mod calls;
+mod consumers;
 mod events;
 mod lease;
 mod prefixes;
@@ -27,6 +28,8 @@ use tokio::sync::oneshot;
 use crate::message::Subscriber;
 use announcer::Announcer;
 use calls::{Calls, Reply};
+use consumers::Consumers;
+pub use consumers::{QueueGroup, QueueReceiver};
 use lease::Lease;
 use prefixes::Prefixes;
 use relay::Relays;
@@ -91,6 +94,7 @@ pub struct Backend {
     relays: RefCell<Relays>,
     under_way: RefCell<UnderWay>,
     calls: Calls,
+    consumers: Consumers,
     receivers: RefCell<HashMap<u64, Rc<dyn Receiver>>>,
     /// Publishers that stopped reading because a window is used up or the lease has run out.
     held: RefCell<Vec<Rc<dyn Subscriber>>>,
@@ -128,6 +132,7 @@ impl Backend {
             relays: RefCell::default(),
             under_way: RefCell::default(),
             calls: Calls::default(),
+            consumers: Consumers::default(),
             receivers: RefCell::default(),
             held: RefCell::default(),
             taken_bytes: Cell::new(0),
@@ -289,6 +294,8 @@ impl Backend {
                 self.send(request);
             }
         }
+        let settles = self.consumers.take_requests(&mut || self.fresh_id());
+        settles.into_iter().for_each(|request| self.send(request));
         self.relays.borrow_mut().flush(|request| self.send(request));
     }
 

@@ -77,9 +77,10 @@ impl Leaf {
 
     /// What this gateway announces of the filter (R1).
     fn class(&self) -> Class {
+        let shared = self.shared.as_deref();
         match &self.live[..] {
-            _ if self.shared.is_some() => Class::All,
-            [] => Class::Gone,
+            _ if shared.is_some_and(|shared| !shared.by_queue()) => Class::All,
+            [] if shared.is_none() => Class::Gone,
             live if live.iter().all(|s| s.options.durable) => Class::Zero,
             _ => Class::All,
         }

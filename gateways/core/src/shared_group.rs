@@ -1,7 +1,7 @@
 //! A shared subscription on the live path: each message goes to one member (MQTT 5 §4.8.2).
 //!
-//! This is the half of design R10 that needs no queue: members and what is on its way to them live in their gateway's
-//! memory. What a member holds when its connection ends goes to nobody else.
+//! This is the half of design R10 that needs no queue: QoS 0, and members granted no more. What is published with
+//! QoS ≥ 1 reaches the others by the group's queue.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -31,7 +31,7 @@ impl SharedGroup {
             qos: o.qos,
             no_local: false,
             retain_as_published: o.retain_as_published,
-            durable: false,
+            durable: o.durable,
             identifiers: (o.identifier != 0).then_some(o.identifier).into_iter().collect(),
         };
         let mut members = self.members.borrow_mut();
@@ -60,6 +60,10 @@ impl SharedGroup {
         let members = self.members.borrow();
         let count = members.len();
         let first = self.next.get();
+        let by_queue = message.qos > 0 && members.iter().any(|m| m.durable);
+        if by_queue {
+            return None;
+        }
         let turn = (0..count).map(|n| (first + n) % count);
         let at = turn.clone().find(|at| members[*at].subscriber.has_room(message));
         let at = at.or_else(|| turn.clone().next())?;
@@ -84,6 +88,11 @@ impl SharedGroups {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.groups.is_empty()
+    }
+
+    /// Every group has members whose messages of QoS ≥ 1 come by a queue.
+    pub(crate) fn by_queue(&self) -> bool {
+        self.groups.iter().all(|group| group.members.borrow().iter().any(|m| m.durable))
     }
 
     /// Adds a member to the group `name`; true when it is new.

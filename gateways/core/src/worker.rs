@@ -20,6 +20,8 @@ use crate::timer_wheel::TimerWheel;
 pub const READ_BUFFER_BYTES: usize = 64 * 1024;
 /// Buffers kept for the next connection that has something to send.
 const SPARE_BUFFERS_MAX: usize = 64;
+/// Queues whose place is remembered.
+const QUEUES_KNOWN_MAX: usize = 10_000;
 /// A larger buffer is given back to the allocator.
 const SPARE_BUFFER_BYTES_MAX: usize = 256 * 1024;
 
@@ -39,6 +41,8 @@ pub struct Worker {
     pub counters: Counters,
     /// Who is being sent retained messages.
     pub replays: Replays,
+    /// Queues by name, as they were found: shard and id.
+    pub queues: RefCell<HashMap<Box<str>, (u32, u64)>>,
     draining: Cell<bool>,
     backend: OnceCell<Rc<Backend>>,
     connections: OnceCell<Rc<dyn Connections>>,
@@ -66,6 +70,7 @@ impl Default for Worker {
             wheel: TimerWheel::default(),
             counters: Counters::default(),
             replays: Replays::default(),
+            queues: RefCell::default(),
             draining: Cell::new(false),
             backend: OnceCell::new(),
             connections: OnceCell::new(),
@@ -134,6 +139,15 @@ impl Worker {
             }
         }
         add(&self.counters.delivered_live, (to.live.len() + to.shared.len()) as u64);
+    }
+
+    /// Remembers where a queue is; some thousands are, and all are forgotten when there are more.
+    pub fn remember_queue(&self, name: &str, at: (u32, u64)) {
+        let mut queues = self.queues.borrow_mut();
+        if queues.len() >= QUEUES_KNOWN_MAX {
+            queues.clear();
+        }
+        queues.insert(name.into(), at);
     }
 
     /// Has `subscriber` woken at the end of the batch.

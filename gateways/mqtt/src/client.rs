@@ -21,6 +21,7 @@ use crate::gateway::Gateway;
 use crate::inbound::Inbound;
 use crate::out_buffer::OutBuffer;
 use crate::outbound::Outbound;
+use crate::queues::Leased;
 use crate::settings::Settings;
 
 /// Why a connection ends.
@@ -98,6 +99,8 @@ pub(crate) struct Client {
     pub(crate) out: RefCell<OutBuffer>,
     pub(crate) inbound: RefCell<Option<Box<Inbound>>>,
     pub(crate) outbound: RefCell<Option<Box<Outbound>>>,
+    /// The queues it consumes.
+    pub(crate) leased: RefCell<Option<Box<Leased>>>,
     /// What the client may send in a second.
     rate: Option<Box<RateLimit>>,
     /// The client sent more than it may: it is not read.
@@ -139,6 +142,7 @@ impl Client {
             out: RefCell::default(),
             inbound: RefCell::default(),
             outbound: RefCell::default(),
+            leased: RefCell::default(),
             busy: Cell::new(false),
             durable: OnceCell::new(),
             close: Cell::new(None),

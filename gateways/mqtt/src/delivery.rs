@@ -99,7 +99,7 @@ impl Client {
         let mut outbound = self.outbound.borrow_mut();
         let outbound = outbound.get_or_insert_default();
         if has_room
-            && outbound.may_send(self.terms.window)
+            && outbound.may_send(self.window())
             && let Some(number) = outbound.window.take_number()
         {
             frame.packet_id = packet_id(number);
@@ -167,10 +167,16 @@ impl Client {
     pub(crate) fn refill(&self, outbound: &mut Outbound) {
         let mut out = self.out.borrow_mut();
         if outbound.has_pending() && out.has_room(0, &self.settings) {
-            let window = self.terms.window;
+            let window = self.window();
             let expired = outbound.release(window, now_ms(), out.writer(&self.worker));
             add(&self.worker.counters.dropped_expired, expired);
         }
+    }
+
+    /// Messages of the send window that are not leased (R10: one quota for both).
+    fn window(&self) -> u16 {
+        let leased = u16::try_from(self.leased_in_flight()).unwrap_or(u16::MAX);
+        self.terms.window.saturating_sub(leased)
     }
 
     /// The out-buffer is empty again: what waited behind it may go.

@@ -113,12 +113,16 @@ impl Client {
     /// Holds retained messages while a SUBSCRIBE is under way, so that they come behind its SUBACK; and for the sake
     /// of order what comes behind them. Their credit bounds them.
     fn hold(&self, delivery: &Delivery) -> bool {
-        if !self.busy.get() {
+        let leased = self.leased_in_flight();
+        if !self.busy.get() && leased == 0 {
             return false;
         }
         let mut outbound = self.outbound.borrow_mut();
-        let held = &mut outbound.get_or_insert_default().held;
-        let holds = delivery.retain || !held.is_empty();
+        let outbound = outbound.get_or_insert_default();
+        // What is leased and what comes by the inbox share a window (R10).
+        let full = leased > 0 && outbound.window.open() + leased >= usize::from(self.terms.window);
+        let held = &mut outbound.held;
+        let holds = full || !held.is_empty() || (self.busy.get() && delivery.retain);
         if holds {
             held.push(delivery.clone());
         }

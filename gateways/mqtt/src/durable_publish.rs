@@ -15,6 +15,7 @@ use mqtt_codec::{PacketType, ReasonCode};
 
 use crate::ack_queue::AckKind;
 use crate::client::{Client, Close};
+use crate::queues::Address;
 
 /// The publish number of a QoS 2 packet id of a persistent session.
 #[derive(Clone, Copy)]
@@ -29,7 +30,7 @@ pub(crate) struct Numbered {
 
 impl Numbered {
     /// Under which every taker takes the message once (G2).
-    fn key(self) -> Key {
+    pub(crate) fn key(self) -> Key {
         Key { shard: self.shard, id: self.session, n: self.number }
     }
 }
@@ -212,6 +213,13 @@ impl Client {
     }
 
     fn publish_numbered(&self, ticket: u64, waiting: &Waiting, numbered: Numbered, fresh: bool) {
+        if let Some(address) = Address::of(&waiting.topic) {
+            let (head, payload, expiry_ms) =
+                (&waiting.head[..], &waiting.payload[..], waiting.expiry_ms);
+            let topic = &*waiting.topic;
+            let message = LiveMessage { topic, qos: 2, retain: false, expiry_ms, head, payload };
+            return self.publish_to_queue(address, &message, None, Some(ticket), Some(numbered));
+        }
         let to = self.table.borrow().resolve(&waiting.topic);
         let message = LiveMessage {
             topic: &waiting.topic,
@@ -287,7 +295,7 @@ fn ends_retained(backend: Rc<Backend>, number: u64, waiter: Option<Waiter>) -> W
 }
 
 /// A refusal in MQTT 5's terms.
-fn refusal(code: ErrorCode) -> ReasonCode {
+pub(crate) fn refusal(code: ErrorCode) -> ReasonCode {
     match code {
         ErrorCode::LimitExceeded | ErrorCode::DiskFull => ReasonCode::QUOTA_EXCEEDED,
         ErrorCode::TooLarge => ReasonCode::PACKET_TOO_LARGE,

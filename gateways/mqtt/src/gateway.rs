@@ -181,6 +181,7 @@ where
     let (mut io, client) = connection.into_parts();
     client.close(why);
     client.leave_routes();
+    client.leave_queues();
     client.leave_session(why);
     client.publish_will(why);
     let _leaving = gateway.leaving();

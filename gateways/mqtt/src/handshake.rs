@@ -285,9 +285,6 @@ fn connack_properties(connect: &Connect<'_>, client: &Client, assigned: bool, ou
     if !settings.subscription_ids_available {
         number(PropertyId::SUBSCRIPTION_IDS_AVAILABLE, 0);
     }
-    if client.persistent().is_some() {
-        number(PropertyId::SHARED_SUBSCRIPTION_AVAILABLE, 0);
-    }
     if client.terms.keep_alive_s != connect.keep_alive_s {
         number(PropertyId::SERVER_KEEP_ALIVE, client.terms.keep_alive_s.into());
     }

@@ -16,6 +16,7 @@ use crate::ack_queue::{Ack, AckKind, AckQueue};
 use crate::client::{Client, Close};
 use crate::durable_publish::Waiting;
 use crate::properties;
+use crate::queues;
 use crate::send_window::Stage;
 use crate::settings::Settings;
 
@@ -78,6 +79,10 @@ impl Client {
         let packet = Packet::decode(bytes, self.terms.version).map_err(|e| self.broken(e))?;
         match packet {
             Packet::Publish(publish) => self.publish(&publish),
+            Packet::Puback(ack) if ack.packet_id >= queues::LEASED_FROM => {
+                self.puback_leased(ack.packet_id, ack.reason);
+                Ok(())
+            }
             Packet::Puback(ack) => self.settle(ack.packet_id, Stage::AwaitPuback),
             Packet::Pubrec(ack) => self.received(ack.packet_id, ack.reason),
             Packet::Pubrel(ack) => self.release(ack.packet_id),
@@ -176,6 +181,15 @@ impl Client {
             };
             self.number_publish(packet_id, ticket, waiting);
             return Ok(());
+        }
+        if topic.starts_with(queues::PREFIX) {
+            let ticket = kind.map(|kind| acks.push(Ack { kind, packet_id, reason: 0 }, 1));
+            let (topic, expiry_ms) = (topic.to_owned(), message.expiry_ms);
+            drop(inbound);
+            let (qos, payload) = (publish.qos as u8, publish.payload);
+            let message =
+                LiveMessage { topic: &topic, qos, retain: false, expiry_ms, head: &head, payload };
+            return self.publish_by_name(&message, queues::offset_of(publish), ticket);
         }
         self.route(&to, &message, kind.map(|kind| (kind, packet_id)), acks);
         Ok(())
@@ -319,8 +333,8 @@ impl Client {
 
     /// PUBACK or PUBCOMP: the message that waited for it is settled.
     fn settle(&self, packet_id: u16, waited: Stage) -> Result<(), Close> {
-        let mut outbound = self.outbound.borrow_mut();
-        let Some(outbound) = outbound.as_deref_mut() else {
+        let mut all = self.outbound.borrow_mut();
+        let Some(outbound) = all.as_deref_mut() else {
             return Ok(());
         };
         match outbound.window.find(packet_id) {
@@ -328,6 +342,8 @@ impl Client {
                 outbound.window.set(packet_id, Stage::Settled);
                 self.settle_number(number);
                 self.refill(outbound);
+                drop(all);
+                self.room_in_window();
                 Ok(())
             }
             // An answer to what was settled long ago, or the wrong answer.

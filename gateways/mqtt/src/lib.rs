@@ -17,6 +17,7 @@ mod inbound;
 mod out_buffer;
 mod outbound;
 mod properties;
+mod queues;
 mod retained;
 mod send_window;
 mod settings;

@@ -49,6 +49,19 @@ pub(crate) fn put_identifiers(identifiers: &[u32], out: &mut Vec<u8>) {
     }
 }
 
+/// User properties, in the order given.
+pub(crate) fn user<'a>(all: &Properties<'a>) -> impl Iterator<Item = (&'a str, &'a str)> {
+    all.iter().filter_map(|(_, value)| match value {
+        Value::Pair(name, value) => Some((name, value)),
+        _ => None,
+    })
+}
+
+/// Appends a user property.
+pub(crate) fn put_user(name: &str, value: &str, out: &mut Vec<u8>) {
+    property(out, PropertyId::USER_PROPERTY, Value::Pair(name, value));
+}
+
 /// Seconds a message lives, as its publisher said.
 pub(crate) fn expiry_s(properties: &Properties<'_>) -> Option<u32> {
     if properties.is_empty() { None } else { properties.number(PropertyId::MESSAGE_EXPIRY) }

@@ -12,6 +12,7 @@ use mqtt_codec::{
 use tokio::task::spawn_local;
 
 use crate::client::{Client, Close};
+use crate::queues::{self, Source, Wishes};
 use crate::retained::Wanted;
 
 /// A filter of a SUBSCRIBE and what it was answered with.
@@ -34,10 +35,16 @@ impl Asked {
             | o.retain_handling << 4
     }
 
+    /// Whether it consumes a queue: one by name, or that of a shared subscription.
+    fn consumes(&self) -> bool {
+        Source::of(&self.filter, self.options.qos).is_some()
+    }
+
     /// Whether retained messages are to be sent (MQTT-3.3.1-9 to -11); never to a shared subscription.
     fn wants_retained(&self) -> bool {
         !self.code.is_failure()
             && topic::shared(&self.filter).is_none()
+            && !self.consumes()
             && (self.options.retain_handling == 0
                 || (self.options.retain_handling == 1 && self.fresh))
     }
@@ -57,6 +64,25 @@ impl Client {
         }
         // From now on what comes live overtakes what is read; ended by `send_retained`.
         self.worker.replays.begin(self.token);
+        if asked.iter().any(|a| a.consumes() && !a.code.is_failure())
+            && self.worker.backend().is_some()
+        {
+            let Some(wishes) = queues::wishes_of(subscribe) else {
+                asked
+                    .iter_mut()
+                    .filter(|a| a.consumes())
+                    .for_each(|a| a.code = ReasonCode::TOPIC_FILTER_INVALID);
+                self.write_suback(packet_id, &asked);
+                return Ok(());
+            };
+            let client = self.this();
+            self.busy.set(true);
+            spawn_local(async move {
+                client.subscribe_queues(&mut asked, identifier, wishes).await;
+                client.finish_subscribe(packet_id, asked, identifier).await;
+            });
+            return Ok(());
+        }
         if self.persistent().is_some() {
             let client = self.this();
             self.busy.set(true);
@@ -67,8 +93,7 @@ impl Client {
             return Ok(());
         }
         for asked in asked.iter_mut().filter(|a| !a.code.is_failure()) {
-            let options = live_options(asked.byte(), identifier, false);
-            asked.fresh = self.subscribe_live(&asked.filter, options);
+            self.subscribe_plain(asked, identifier);
         }
         // A fault planted to prove that the chaos harness finds it (design §12).
         let announced = || self.worker.backend().and_then(|backend| backend.announced());
@@ -103,10 +128,7 @@ impl Client {
         let known = filters.iter().any(|f| **f == *filter);
         let shared = topic::shared(filter);
         let plain = shared.map_or(filter, |(_, plain)| plain);
-        let code = if shared.is_some() && self.persistent().is_some() {
-            // What must outlive the connection needs a queue (R10), which is not built yet.
-            ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED
-        } else if !self.terms.access.may_subscribe(plain) {
+        let code = if !self.terms.access.may_subscribe(plain) {
             ReasonCode::NOT_AUTHORIZED
         } else if !settings.wildcard_available && filter.contains(['+', '#']) {
             ReasonCode::WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED
@@ -146,6 +168,39 @@ impl Client {
         backend.barrier(&*self.worker).await;
     }
 
+    /// Subscribes with filters of which some consume queues.
+    async fn subscribe_queues(&self, asked: &mut [Asked], identifier: u32, wishes: Wishes) {
+        for asked in asked.iter_mut().filter(|a| a.consumes() && !a.code.is_failure()) {
+            let qos = asked.options.qos;
+            match self.consume(&asked.filter, (qos, identifier), &wishes).await {
+                Ok(()) => {
+                    // A publish of QoS 2 comes with 1, as one that is granted no more.
+                    asked.options.qos = qos.min(QoS::AtLeastOnce);
+                    asked.code = ReasonCode(asked.options.qos as u8);
+                }
+                Err(reason) => asked.code = reason,
+            }
+        }
+        if self.persistent().is_some() {
+            self.subscribe_session(asked, identifier).await;
+            return;
+        }
+        for asked in asked.iter_mut().filter(|a| !a.code.is_failure()) {
+            self.subscribe_plain(asked, identifier);
+        }
+        if let Some(backend) = self.worker.backend() {
+            backend.barrier(&*self.worker).await;
+        }
+    }
+
+    /// Enters what a transient session subscribed to into the routes.
+    fn subscribe_plain(&self, asked: &mut Asked, identifier: u32) {
+        asked.fresh = self.subscribe_live(
+            &asked.filter,
+            live_options(asked.byte(), identifier, asked.consumes()),
+        );
+    }
+
     async fn finish_subscribe(&self, packet_id: u16, asked: Vec<Asked>, identifier: u32) {
         self.write_suback(packet_id, &asked);
         self.go_on();
@@ -153,17 +208,24 @@ impl Client {
     }
 
     /// The answer is out: packets are read again, and what was held for it follows.
-    fn go_on(&self) {
+    pub(crate) fn go_on(&self) {
         self.busy.set(false);
         self.let_go();
+        self.pump_leased();
         self.wake_task();
     }
 
     /// Enters what a resumed session is subscribed to.
     pub(crate) fn restore_subscriptions(&self, subscriptions: &[Subscribed]) {
+        let mut queues = Vec::new();
         for s in subscriptions {
             self.subscribe_live(&s.filter, live_options(s.options, s.identifier, true));
+            let qos = QoS::from_bits(s.options & 3).unwrap_or(QoS::AtMostOnce);
+            if Source::of(&s.filter, qos).is_some() {
+                queues.push((s.filter.clone(), qos, s.identifier));
+            }
         }
+        self.consume_again(queues);
     }
 
     /// Enters a subscription into the routes; true when it is new.
@@ -207,13 +269,16 @@ impl Client {
         let packet_id = unsubscribe.packet_id;
         let filters: Vec<String> = unsubscribe.filters().map(str::to_owned).collect();
         let codes: Vec<u8> = filters.iter().map(|filter| self.unsubscribe_live(filter).0).collect();
-        if self.persistent().is_none() {
+        if self.persistent().is_none() && self.leased.borrow().is_none() {
             self.write_unsuback(packet_id, &codes);
             return Ok(());
         }
         self.busy.set(true);
         let client = self.this();
         spawn_local(async move {
+            for filter in &filters {
+                client.stop_consuming(filter).await;
+            }
             let codes = client.unsubscribe_session(&filters).await.unwrap_or(codes);
             client.write_unsuback(packet_id, &codes);
             client.go_on();

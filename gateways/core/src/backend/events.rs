@@ -66,15 +66,17 @@ impl Backend {
             }
             Event::Retained { id, commands, more } => self.calls.retained(id, (commands, more)),
             Event::Live { command } => router.live(&command),
-            // Nobody here consumes queues.
-            Event::LiveTaken { .. }
-            | Event::Consuming { .. }
-            | Event::ConsumerEnded { .. }
-            | Event::Active { .. }
-            | Event::QueueDeliveries(_)
-            | Event::Settled(_)
-            | Event::QueuePage(_)
-            | Event::Queues { .. } => {}
+            Event::Consuming { token, error } => self.consumers.began(token, error),
+            Event::ConsumerEnded { token, .. } => self.consumers.ended(token),
+            Event::QueueDeliveries(all) => {
+                let bytes = self.consumers.deliver(&all);
+                self.taken_bytes.set(self.taken_bytes.get().saturating_add(bytes));
+            }
+            Event::Settled(settled) => self.consumers.settled(&settled),
+            // Which member of a group is active shows in what it is given.
+            Event::Active { .. } => {}
+            // What only programs ask.
+            Event::LiveTaken { .. } | Event::QueuePage(_) | Event::Queues { .. } => {}
         }
     }
 
@@ -131,6 +133,7 @@ impl Backend {
                 receiver.reopen();
             }
         }
+        self.consumers.say_again().into_iter().for_each(|request| self.send(request));
         self.unsent.set(true);
     }
 
@@ -145,6 +148,7 @@ impl Backend {
         waiters.extend(self.relays.borrow_mut().clear());
         self.calls.clear();
         self.receivers.take();
+        self.consumers.clear();
         waiters.into_iter().for_each(|waiter| waiter(&gone));
         router.lost();
     }

@@ -7,6 +7,7 @@ mod delivery;
 mod flow;
 mod malformed;
 mod publish;
+mod queues;
 mod retained;
 mod sessions;
 mod settings;
