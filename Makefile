@@ -3,7 +3,7 @@ CARGO ?= cargo
 ARGS ?=
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: run build test lint fmt bench guard versus mutants tools clients suites
+.PHONY: run build test lint fmt bench guard versus mutants chaos tools clients suites
 
 run: build
 	exec $(TARGET)/release/fluxmq $(ARGS)
@@ -37,6 +37,10 @@ guard: tools
 
 mutants:
 	tests/mutants/run.sh
+
+# Processes killed, stopped and cut off under load, at full length with release binaries; the power cut needs root.
+chaos: tools
+	tests/chaos/long.sh
 
 # All peers this machine can run: about 20 minutes, the first time 10 more for builds and installs.
 versus: tools

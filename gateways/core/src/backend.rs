@@ -302,7 +302,7 @@ impl Backend {
     /// Tests the lease; to be called behind each read and before what it brought is routed (R3).
     pub fn begin_batch(&self) {
         // A fault planted to prove that the chaos harness finds it (design §12).
-        self.may_route.set(self.lease.holds() || cfg!(planted = "lease_not_tested"));
+        self.may_route.set(self.lease.holds() || fluxmq_names::planted!("lease_not_tested"));
     }
 
     /// Whether publishers must wait: a window is used up, or the lease has run out.
@@ -341,7 +341,7 @@ impl Backend {
     ) -> bool {
         self.unsent.set(true);
         // A fault planted to prove that the chaos harness finds it (design §12).
-        let told = cfg!(planted = "relay_acknowledged_before_taken");
+        let told = fluxmq_names::planted!("relay_acknowledged_before_taken");
         let waiter = waiter.map(|waiter| if told { told_already(waiter) } else { waiter });
         self.relays.borrow_mut().push(peer, command, message, waiter)
     }

@@ -53,7 +53,7 @@ impl Replays {
     /// The subscriber has got a newer message of the topic.
     pub fn is_overtaken(&self, token: u64, topic: &str) -> bool {
         // A fault planted to prove that the chaos harness finds it (design §12).
-        !cfg!(planted = "retained_race")
+        !fluxmq_names::planted!("retained_race")
             && self.0.borrow().get(&token).is_some_and(|replay| replay.topics.contains(topic))
     }
 }

@@ -158,7 +158,7 @@ impl Worker {
     /// Whether a message with a key is taken here for the first time (G2). Others always are.
     pub fn is_first(&self, publish: &command::Publish<'_>) -> bool {
         // A fault planted to prove that the chaos harness finds it (design §12).
-        if cfg!(planted = "qos2_key_forgotten") {
+        if fluxmq_names::planted!("qos2_key_forgotten") {
             return true;
         }
         publish.key.is_none_or(|key| self.seen.borrow_mut().take(key, publish.lowest_open))

@@ -208,7 +208,7 @@ impl Client {
         let mut takers = 0;
         if !to.shards.is_empty() || message.retain {
             takers = self.publish_durable(to, message, ticket, None);
-            if cfg!(planted = "acknowledge_before_commit") {
+            if fluxmq_names::planted!("acknowledge_before_commit") {
                 takers = 0;
             }
         }

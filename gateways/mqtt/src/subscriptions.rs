@@ -97,7 +97,8 @@ impl Client {
         }
         // A fault planted to prove that the chaos harness finds it (design §12).
         let announced = || self.worker.backend().and_then(|backend| backend.announced());
-        let known = if cfg!(planted = "suback_before_barrier") { None } else { announced() };
+        let known =
+            if fluxmq_names::planted!("suback_before_barrier") { None } else { announced() };
         if let Some(known) = known {
             let client = self.this();
             self.busy.set(true);

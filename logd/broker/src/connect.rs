@@ -61,7 +61,7 @@ impl Broker {
             ..Connected::default()
         };
         self.change_session(id, |s| {
-            if cfg!(planted = "forget_packet_ids_on_takeover") {
+            if fluxmq_names::planted!("forget_packet_ids_on_takeover") {
                 s.open_ids.clear();
             }
             s.epoch = position;
@@ -248,7 +248,7 @@ impl Broker {
         };
         let newest = session.epoch;
         let current = newest == epoch && session.owner.is_some_and(|(owner, _)| owner == gateway);
-        if !current && !cfg!(planted = "stale_epoch_accepted") {
+        if !current && !fluxmq_names::planted!("stale_epoch_accepted") {
             return Outcome::Error { code: ErrorCode::StaleEpoch, detail: newest };
         }
         work(self)

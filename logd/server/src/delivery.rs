@@ -80,7 +80,7 @@ impl Delivery {
         let group = shards.get(shard as usize)?;
         let (attached, subscriptions) = group.with_state(|broker| {
             // A fault planted to prove that the chaos harness finds it (design §12).
-            let current = |e: u64| e == epoch || cfg!(planted = "delivery_to_an_old_epoch");
+            let current = |e: u64| e == epoch || fluxmq_names::planted!("delivery_to_an_old_epoch");
             let state = broker.session(session).filter(|s| current(s.epoch))?;
             let attached = Attached {
                 gateway,

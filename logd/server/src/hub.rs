@@ -370,7 +370,7 @@ fn is_known(parties: &BTreeMap<u64, Party>, version: u64, waiter: &Waiter) -> bo
         Waiter::Here(_) => 0,
     };
     // A fault planted to prove that the chaos harness finds it (design §12).
-    if cfg!(planted = "barrier_waits_for_nobody") {
+    if fluxmq_names::planted!("barrier_waits_for_nobody") {
         return true;
     }
     parties.iter().filter(|(epoch, _)| **epoch != asks).all(|(_, party)| {
@@ -405,7 +405,7 @@ impl Party {
     /// with theirs. It routes nothing meanwhile.
     fn waits_for_us(&self) -> bool {
         // A fault planted to prove that the chaos harness finds it (design §12).
-        if cfg!(planted = "leases_end_together") {
+        if fluxmq_names::planted!("leases_end_together") {
             return false;
         }
         self.link.is_some() && self.announced && !self.welcomed

@@ -53,7 +53,7 @@ impl Registrations {
         }
         self.said.push(Said::Taken { holder: previous, client_id: client_id.to_owned() });
         // A fault planted to prove that the chaos harness finds it (design §12).
-        if cfg!(planted = "connack_before_the_old_one_is_gone") {
+        if fluxmq_names::planted!("connack_before_the_old_one_is_gone") {
             self.said.push(Said::Free { holder });
             return;
         }

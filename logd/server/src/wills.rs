@@ -60,7 +60,7 @@ pub(crate) async fn publish(
         return;
     }
     // A fault planted to prove that the chaos harness finds it (design §12).
-    if cfg!(planted = "will_twice") {
+    if fluxmq_names::planted!("will_twice") {
         let mut live = Vec::new();
         Command::Publish(Publish { key: None, ..base }).encode(body, &mut live);
         let _ =

@@ -162,5 +162,11 @@ pub fn stopped_gateway(pair: &mut Pair, filters: u64) -> Stopped {
         missed = missed.saturating_sub(u64::from(got.qos));
     }
     let passed_on_alone = alone.saturating_sub(received);
+    // It serves again, as one of two.
+    let mut again = pair.transient(1, "subscriber-again");
+    again.subscribe("stopped/again", 1).expect("answered");
+    let mut publisher = pair.transient(0, "publisher-again");
+    publisher.publish(&message("stopped/again", 1, 1, b"")).expect("taken");
+    again.receive().expect("delivered");
     Stopped { subacks, acknowledged_and_missed: missed, passed_on_alone }
 }

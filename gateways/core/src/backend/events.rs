@@ -98,6 +98,8 @@ impl Backend {
     fn welcomed(&self, epoch: u64, shards: u32, resumed: bool, lease_ms: u32, router: &dyn Router) {
         if self.epoch.get() > 0 && !resumed {
             self.lost(router);
+            // What was said before this came from nobody, and nobody answers it.
+            self.announce_all(router);
         }
         self.epoch.set(epoch);
         self.shards.set(shards);
@@ -119,7 +121,8 @@ impl Backend {
         }
         let relays = self.relays.borrow().again(None);
         // A fault planted to prove that the chaos harness finds it (design §12).
-        let relays = if cfg!(planted = "relay_not_said_again") { Vec::new() } else { relays };
+        let relays =
+            if fluxmq_names::planted!("relay_not_said_again") { Vec::new() } else { relays };
         relays.into_iter().for_each(|request| self.send(request));
         if self.has_others() {
             router.register_all();

@@ -90,7 +90,8 @@ impl Group {
                 self.as_one = Some(class);
             }
             // A fault planted to prove that the chaos harness finds it (design §12).
-            None if cfg!(planted = "filter_not_announced") && self.filters.len() % 50 == 7 => {}
+            None if fluxmq_names::planted!("filter_not_announced")
+                && self.filters.len() % 50 == 7 => {}
             None => out.push(change),
             Some(_) if self.filters.len() <= FILTERS_FEW => {
                 out.push(one(Class::Gone));

@@ -145,12 +145,20 @@ async fn an_ended_epoch_ends_all_that_was_under_way() {
     assert_eq!(*seen.borrow(), [Outcome::refused(ErrorCode::Fenced)]);
     assert_eq!(told.lost.get(), 1);
     let mut theirs = theirs;
+    let mut known = backend.announced().expect("it says anew what it has");
     submit(&backend, &seen);
+    let (mut announced, mut submitted) = (0, 0);
     while let Ok(request) = theirs.from.try_recv() {
-        if let Request::Submit(submit) = request {
-            assert_eq!(submit.first_sequence, 1, "a new epoch begins at one");
-            return;
+        match request {
+            Request::Announce { id, full: true, .. } => announced = id,
+            Request::Submit(submit) => submitted = submit.first_sequence,
+            _ => {}
         }
     }
-    panic!("nothing was sent");
+    assert_eq!(submitted, 1, "a new epoch begins at one");
+    // The announcement before the welcome came from nobody: only the one behind it is answered.
+    backend.event(Event::Done { id: announced }, &told);
+    let Ok(Request::Announce { id, .. }) = theirs.from.try_recv() else { panic!("a barrier") };
+    backend.event(Event::Done { id }, &told);
+    assert!(known.try_recv().is_ok(), "who subscribes is not left waiting");
 }

@@ -57,7 +57,7 @@ impl UnderWay {
             };
             // A fault planted to prove that the chaos harness finds it (design §12).
             if changes.iter().any(|c| matches(&c))
-                && !cfg!(planted = "retained_under_way_forgotten")
+                && !fluxmq_names::planted!("retained_under_way_forgotten")
             {
                 publish.gateways.push(epoch);
                 wanted.push((publish.command.clone(), (publish.waiter)()));
