@@ -93,6 +93,10 @@ impl<'de> Deserialize<'de> for ListenAddress {
     }
 }
 
+/// Listeners that no flag is for, and the key that says where they are.
+const WITHOUT_FLAG: [(&str, &str); 2] =
+    [("mqtt-tls", "mqtt_tls.listen"), ("mqtt-wss", "mqtt_tls.listen_ws")];
+
 /// Binds every address of every (flag, address); all failures are told at once.
 ///
 /// # Errors
@@ -122,19 +126,24 @@ fn is_missing(error: &io::Error, at: SocketAddr) -> bool {
 }
 
 fn failure(flag: &str, at: SocketAddr, error: &io::Error) -> String {
+    let key = WITHOUT_FLAG.iter().find(|(name, _)| *name == flag);
+    let (choose, off) = match key {
+        Some((_, key)) => (format!("another {key}"), format!("{key}: off")),
+        None => (format!("--{flag} ADDR"), format!("--{flag} off")),
+    };
     match error.kind() {
-        io::ErrorKind::AddrInUse => format!(
-            "{at} is in use; another broker may be running; choose --{flag} ADDR or --{flag} off"
-        ),
+        io::ErrorKind::AddrInUse => {
+            format!("{at} is in use; another broker may be running; choose {choose} or {off}")
+        }
         io::ErrorKind::PermissionDenied => {
             format!(
-                "{at} needs privileges this process does not have; choose --{flag} ADDR with a port above 1023"
+                "{at} needs privileges this process does not have; choose {choose} with a port above 1023"
             )
         }
         io::ErrorKind::AddrNotAvailable => {
-            format!("{at} is no address of this machine; choose --{flag} ADDR or --{flag} off")
+            format!("{at} is no address of this machine; choose {choose} or {off}")
         }
-        _ => format!("cannot listen on {at}: {error}; choose --{flag} ADDR or --{flag} off"),
+        _ => format!("cannot listen on {at}: {error}; choose {choose} or {off}"),
     }
 }
 
@@ -184,6 +193,9 @@ mod tests {
         assert_eq!(failures.len(), 2);
         assert!(failures[0].contains("is in use") && failures[0].contains("--mqtt off"));
         assert!(failures[1].contains("--grpc ADDR"));
+        let failures = bind_all(&[("mqtt-tls", &used)]).expect_err("it is taken");
+        let hint = "choose another mqtt_tls.listen or mqtt_tls.listen: off";
+        assert!(failures[0].ends_with(hint), "there is no such flag: {failures:?}");
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub struct SecurityConfig {
     pub allow_anonymous: bool,
     /// The users. Without any, everybody is let in under any name and password.
     pub users: Vec<UserConfig>,
+    /// Client ids that may be used: `%u` is the user name, `*` anything. None = any.
+    pub client_ids: Vec<String>,
     /// What may be done. Where no rule fits it is denied once there is a user, else allowed.
     pub rules: Vec<RuleConfig>,
 }
@@ -77,6 +79,7 @@ struct User {
 pub struct Security {
     allow_anonymous: bool,
     users: HashMap<String, User>,
+    client_ids: Vec<String>,
     rules: Vec<RuleConfig>,
     /// Keys of what is remembered, and salts of users that do not exist.
     secret: hmac::Key,
@@ -128,6 +131,7 @@ impl Security {
         Ok(Rc::new(Self {
             allow_anonymous: config.allow_anonymous,
             users,
+            client_ids: config.client_ids,
             rules: config.rules,
             secret,
             remembered: RefCell::default(),
@@ -179,6 +183,12 @@ impl Security {
         Access::new(&self.rules, otherwise, user, client_id)
     }
 
+    /// Whether `user` may use `client_id`. A pattern with `%u` fits nobody who has no name.
+    #[must_use]
+    pub fn may_use(&self, user: Option<&str>, client_id: &str) -> bool {
+        self.client_ids.is_empty() || self.client_ids.iter().any(|p| fits(p, user, client_id))
+    }
+
     /// Begins a SCRAM exchange.
     ///
     /// # Errors
@@ -227,6 +237,27 @@ impl Security {
             remembered.insert(key, now + REMEMBERED_FOR);
         }
     }
+}
+
+/// Whether `text` is what `pattern` says: `%u` the user, `*` anything.
+fn fits(pattern: &str, user: Option<&str>, text: &str) -> bool {
+    if user.is_none() && pattern.contains("%u") {
+        return false;
+    }
+    // The user's name is put into the parts: a `*` in it is no wildcard.
+    let mut parts: Vec<_> =
+        pattern.split('*').map(|part| part.replace("%u", user.unwrap_or_default())).collect();
+    let last = parts.pop().unwrap_or_default();
+    if parts.is_empty() {
+        return text == last;
+    }
+    let mut rest = text;
+    for (n, part) in parts.iter().enumerate() {
+        let found = rest.find(&**part).filter(|at| n > 0 || *at == 0);
+        let Some(at) = found else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    rest.ends_with(&last)
 }
 
 /// The Argon2id hash of a password with a fresh salt, in PHC form; None when the system gives no random bytes.
@@ -282,6 +313,25 @@ mod tests {
     }
 
     #[test]
+    fn client_ids_are_those_of_the_user() {
+        let config = |client_ids: &[&str]| SecurityConfig {
+            client_ids: client_ids.iter().map(|p| (*p).into()).collect(),
+            ..SecurityConfig::default()
+        };
+        let any = Security::new(config(&[])).expect("valid");
+        assert!(any.may_use(None, "x") && any.may_use(Some("ann"), "bob"));
+        let own = Security::new(config(&["%u", "%u:*", "shared-*-1"])).expect("valid");
+        for id in ["ann", "ann:", "ann:x:y", "shared-x-1", "shared--1"] {
+            assert!(own.may_use(Some("ann"), id), "{id}");
+        }
+        for id in ["bob", "bob:x", "ann-x", "xann:", "", "shared-1", "shared-x-2"] {
+            assert!(!own.may_use(Some("ann"), id), "{id}");
+        }
+        assert!(own.may_use(None, "shared-x-1") && !own.may_use(None, ":x"));
+        assert!(!own.may_use(None, "") && !own.may_use(Some("a*"), "abc"));
+    }
+
+    #[test]
     fn everything_wrong_is_told_at_once() {
         let mut bad = user("", "x");
         bad.password_hash = Some("plain".into());
@@ -293,7 +343,7 @@ mod tests {
             topics: vec!["a#".into()],
         };
         let users = vec![bad, user("ann", "1"), user("ann", "2")];
-        let config = SecurityConfig { allow_anonymous: false, users, rules: vec![rule] };
+        let config = SecurityConfig { users, rules: vec![rule], ..SecurityConfig::default() };
         let problems = Security::new(config).map(|_| ()).expect_err("much is wrong");
         assert_eq!(problems.len(), 5, "{problems:#?}");
     }

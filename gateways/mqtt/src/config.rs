@@ -120,6 +120,7 @@ fn security(settings: &ProcessSettings) -> SecurityConfig {
     SecurityConfig {
         allow_anonymous: security.allow_anonymous,
         users: security.users.0.iter().map(user).collect(),
+        client_ids: security.client_ids.0.clone(),
         rules: security.rules.0.iter().map(rule).collect(),
     }
 }

@@ -75,8 +75,11 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
     let (mut terms, assigned) = settle(connect, &gateway.settings).map_err(Refused::told)?;
     let mut answer = Vec::new();
     terms.identity = authenticate(greeting, &gateway.security, connect, &mut answer).await?;
-    terms.access =
-        gateway.security.access(terms.identity.as_ref().map(|i| &*i.user), &terms.client_id);
+    let user = terms.identity.as_ref().map(|i| &*i.user);
+    if !assigned && !gateway.security.may_use(user, &terms.client_id) {
+        return Err(Refused::told(ReasonCode::NOT_AUTHORIZED));
+    }
+    terms.access = gateway.security.access(user, &terms.client_id);
     check_will(connect, &terms, &gateway.settings).map_err(Refused::told)?;
     take_over(gateway, &terms.client_id).await;
     let client = Client::new(gateway, gateway.worker.table("/"), terms);

@@ -1,7 +1,7 @@
 //! Every key there is: type, default, limits and what it does. `docs/configuration.md` is written from here.
 
 use super::declare;
-use super::security::{ClientCertificate, Origins, Rules, Text, Users};
+use super::security::{ClientCertificate, ClientIds, Origins, Rules, Text, Users};
 use super::value::{DataDir, LogLevel, LogdUrls};
 use crate::listen::ListenAddress;
 use crate::program::Program::{Fluxmq, Logd, MqttGateway};
@@ -181,6 +181,9 @@ declare! {
         allow_anonymous: bool = false;
         /// The users. Without any, everybody is let in under any name and password.
         users: Users = Users::default();
+        /// Client identifiers that may be used, `%u` for the user name, `*` for anything: with `["%u", "%u:*"]` nobody takes over
+        /// the session of another user. An MQTT client with another one is refused (0x87). None = any may be used by anybody.
+        client_ids: ClientIds = ClientIds::default();
         /// What may be done; the first rule that fits decides. Where none fits it is denied once there is a user, else
         /// allowed.
         rules: Rules = Rules::default();

@@ -85,6 +85,8 @@ list! {
     Users of UserSettings, "list of `{name, password_hash, scram}`";
     /// Rules, in their order.
     Rules of RuleSettings, "list of `{effect, users, actions, topics}`";
+    /// Patterns of client identifiers.
+    ClientIds of String, "list of patterns";
 }
 
 /// A text of one line; may be empty.

@@ -4,6 +4,7 @@ mod backlog;
 mod live;
 mod metrics;
 mod retained;
+mod security;
 mod sessions;
 mod settings;
 mod start;

@@ -13,20 +13,20 @@ fn shipped(name: &str) -> PathBuf {
 }
 
 /// A fluxmq with a file of its own, in a directory that goes with it.
-struct Configured {
-    dir: tempfile::TempDir,
-    port: u16,
+pub(crate) struct Configured {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) port: u16,
     admin: u16,
 }
 
 impl Configured {
     /// The listeners are on free ports; `text` says the rest.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::TempDir::new().expect("a directory");
         Self { dir, port: free_port(), admin: free_port() }
     }
 
-    fn command(&self, text: &str) -> Command {
+    pub(crate) fn command(&self, text: &str) -> Command {
         let path = self.dir.path().join("fluxmq.yaml");
         std::fs::write(&path, text).expect("written");
         let mut command = Command::new(env!("CARGO_BIN_EXE_fluxmq"));

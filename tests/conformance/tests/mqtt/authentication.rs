@@ -9,6 +9,8 @@ use gateway_core::authz::{Action, Effect, RuleConfig};
 use gateway_core::scram::ScramCredential;
 use gateway_core::security::{SecurityConfig, UserConfig, hash_password};
 
+use crate::BOTH;
+
 const METHOD: &str = "SCRAM-SHA-256";
 
 /// What a SCRAM client does, by functions of the server's library that stand for a calculator.
@@ -65,7 +67,8 @@ fn broker(allow_anonymous: bool, rules: Vec<RuleConfig>) -> Broker {
         password_hash: hash_password(b"secret"),
         scram: Some(scram),
     };
-    let security = SecurityConfig { allow_anonymous, users: vec![ann], rules };
+    let users = vec![ann];
+    let security = SecurityConfig { allow_anonymous, users, rules, ..SecurityConfig::default() };
     Broker::start(Options { security, ..Options::default() })
 }
 
@@ -261,4 +264,47 @@ fn without_a_method_there_is_none_in_the_answers() {
     let (mut client, connack) = Client::try_connect(broker.address(), &connect);
     assert_eq!((connack.property(0x15), connack.property(0x16)), (None, None));
     client.nothing_more();
+}
+
+/// 5.0: 3.1.4-2
+/// 3.1.1: 3.1.4-2
+#[test]
+fn nobody_takes_over_the_session_of_another_user() {
+    let user = |name: &str| UserConfig {
+        name: name.into(),
+        password_hash: hash_password(b"secret"),
+        scram: None,
+    };
+    let security = SecurityConfig {
+        allow_anonymous: true,
+        users: vec![user("ann"), user("bob")],
+        client_ids: vec!["%u:*".into()],
+        rules: everything(),
+    };
+    let broker = Broker::start(Options { security, ..Options::default() });
+    for level in BOTH {
+        let kept = |who: &str, id: &str| Connect {
+            user: Some(who.into()),
+            password: Some(b"secret".to_vec()),
+            ..Connect::kept(level, id)
+        };
+        let mut ann = Client::connect(broker.address(), &kept("ann", "ann:1"));
+        ann.subscribe(&[("for/ann", 1)]);
+        let nameless = Connect::kept(level, "ann:1");
+        for stranger in [kept("bob", "ann:1"), kept("bob", "ann"), nameless] {
+            let (mut refused, connack) = Client::try_connect(broker.address(), &stranger);
+            assert_eq!(connack.body[1], if level == 5 { 0x87 } else { 5 });
+            refused.closed(0);
+        }
+        ann.nothing_more();
+        let mut bob = Client::connect(broker.address(), &kept("bob", "bob:1"));
+        assert!(bob.publish(2, "for/ann", 1, b"x") < 0x80);
+        assert_eq!(ann.receive().payload, b"x");
+        // His own he takes over, and an id that the server makes up is nobody's.
+        let again = Client::connect(broker.address(), &kept("ann", "ann:1"));
+        ann.closed(if level == 5 { 0x8E } else { 0 });
+        again.disconnect();
+        let made_up = Connect { clean: true, ..kept("bob", "") };
+        Client::connect(broker.address(), &made_up).disconnect();
+    }
 }
