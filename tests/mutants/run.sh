@@ -24,6 +24,7 @@ compaction_drops_an_entry logd-log --test=crash
 swap_before_sync logd-log --test=crash
 unlink_before_rename logd-log --test=crash
 unlink_while_a_slice_is_out logd-log --test=compaction
+recycle_while_a_slice_is_out logd-log --test=compaction
 acknowledge_before_commit chaos fluxmq_is_killed
 suback_before_barrier chaos suback
 barrier_waits_for_nobody chaos suback

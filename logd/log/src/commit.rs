@@ -85,6 +85,8 @@ pub(crate) struct Engine {
     /// Bytes queued in shards.
     pub(crate) queued: AtomicU64,
     failed: AtomicBool,
+    /// Something waits for space.
+    stuck: AtomicBool,
     free: AtomicU64,
     total: AtomicU64,
     since_free: AtomicU64,
@@ -102,6 +104,8 @@ struct Jobs {
 
 /// Bytes written between two looks at the free space.
 const FREE_EVERY: u64 = 8 * 1024 * 1024;
+/// How soon what waits for space is tried again, whoever may have made some.
+const STUCK_RETRY: Duration = Duration::from_millis(100);
 
 impl Engine {
     pub(crate) fn new(
@@ -127,6 +131,7 @@ impl Engine {
             held: AtomicU64::new(0),
             queued: AtomicU64::new(0),
             failed: AtomicBool::new(false),
+            stuck: AtomicBool::new(false),
             free: AtomicU64::new(0),
             total: AtomicU64::new(0),
             since_free: AtomicU64::new(0),
@@ -202,8 +207,15 @@ impl Engine {
             }
             if !work {
                 queue.parked = Parked::Idle;
-                self.wake.wait(&mut queue);
+                let stuck = self.stuck.load(Ordering::Acquire);
+                match stuck {
+                    true => drop(self.wake.wait_for(&mut queue, STUCK_RETRY)),
+                    false => self.wake.wait(&mut queue),
+                }
                 queue.parked = Parked::No;
+                if stuck {
+                    return true;
+                }
                 continue;
             }
             let bytes = held + self.queued.load(Ordering::Acquire);
@@ -272,6 +284,8 @@ impl Engine {
             self.hooks.fatal(&error);
             self.fail_all(&shards, &WriteError::DiskFailed, &mut completions);
         }
+        let stuck = shards.iter().any(|shard| shard.state.lock().stuck);
+        self.stuck.store(stuck, Ordering::Release);
         self.shards.lock().retain(|shard| {
             let state = shard.state.lock();
             !(state.abandoned && state.ops.is_empty())
@@ -289,18 +303,27 @@ impl Engine {
         shards: &[Arc<Shard>],
         completions: &mut Vec<Completion>,
     ) -> Result<(), FatalError> {
-        let limits: Vec<u64> = shards.iter().map(|s| s.state.lock().next_op).collect();
+        let mut limits: Vec<u64> = shards.iter().map(|s| s.state.lock().next_op).collect();
         loop {
             let mut units = Vec::new();
-            for (shard, limit) in shards.iter().zip(&limits) {
+            for (shard, limit) in shards.iter().zip(&mut limits) {
                 let next = shard.writer.lock().write_next(self, shard, *limit, completions);
-                match next {
-                    Ok(Some(unit)) => units.push((shard, unit)),
-                    Ok(None) => {}
+                let stuck = match next {
+                    Ok(Some(unit)) => {
+                        let stuck = unit.overtook();
+                        units.push((shard, unit));
+                        stuck
+                    }
+                    Ok(None) => false,
                     Err(Refused::NoSpace) => {
-                        self.fail_shard(shard, &WriteError::NoSpace, completions)
+                        // Tried again in the rounds to come: nothing else of this one in this round.
+                        *limit = 0;
+                        true
                     }
                     Err(Refused::Fatal(error)) => return Err(error),
+                };
+                if *limit > 0 || stuck {
+                    shard.state.lock().stuck = stuck;
                 }
             }
             if units.is_empty() {
@@ -356,6 +379,13 @@ impl Engine {
     pub(crate) fn free_space(&self) -> FreeSpace {
         let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
         FreeSpace { free: load(&self.free), total: load(&self.total) }
+    }
+
+    /// Space was freed: what waits for it is tried at once.
+    pub(crate) fn space_freed(&self) {
+        if self.stuck.load(Ordering::Acquire) {
+            self.enqueued(0, true);
+        }
     }
 
     /// Asks the file system; a failure leaves what was known.

@@ -315,6 +315,7 @@ pub(crate) fn compact(
     }
     engine.refresh_free();
     shard.reserve.retry();
+    engine.space_freed();
     result
 }
 
@@ -382,9 +383,10 @@ fn swap(
     let mut doomed = retention::take_doomed(shard);
     doomed.extend(sources.iter().map(Source::doomed));
     let mut removed = Reclaimed::default();
-    retention::remove(engine, shard, doomed, &mut removed);
+    let spare = retention::remove(engine, shard, doomed, &mut removed);
     // The copies may be merged again: what they replaced must not come back then.
     io.sync_dir(&log_dir).map_err(failed)?;
+    retention::recycle(engine, shard, spare, &mut removed);
     Ok(CompactedRun {
         segments: sources.len() as u64,
         bytes_before: sources.iter().map(Source::bytes).sum(),

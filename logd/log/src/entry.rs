@@ -65,4 +65,7 @@ pub enum Priority {
     Normal,
     /// Settlements, deletes, membership, what frees space: may use the reserve.
     Freeing,
+    /// What was decided elsewhere (a leader's entries on a follower, what was admitted before): never refused for want
+    /// of space; where there is none it waits, unacknowledged, until there is.
+    Decided,
 }

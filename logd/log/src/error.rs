@@ -152,9 +152,6 @@ pub enum WriteError {
     /// The disk failed before; see the fatal error.
     #[error("the disk has failed")]
     DiskFailed,
-    /// No segment could be made for it; this log takes nothing more until it is reopened.
-    #[error("no space for the next segment")]
-    NoSpace,
     /// The disk was closed first.
     #[error("the log is closed")]
     Closed,

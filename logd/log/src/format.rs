@@ -10,6 +10,8 @@ pub(crate) const SEGMENT_HEADER: usize = 4096;
 /// CRC-32 (IEEE 802.3), the only polynomial of version 1.
 pub(crate) const POLYNOMIAL_IEEE: u32 = 1;
 const MAGIC: &[u8; 8] = b"LOGDSEG1";
+/// Flag of a segment whose file was one before.
+const RECYCLED: u16 = 1;
 
 /// The start of a segment file. It is synced before the file gets its name, and carries the floors as they were then,
 /// so that an older segment can go without taking them along.
@@ -39,6 +41,8 @@ pub(crate) struct SegmentHeader {
     /// Committed index + 1.
     pub(crate) committed_next: u64,
     pub(crate) purged: Option<LogId>,
+    /// The file was a segment before: behind the last record stands what it held then, not zeroes.
+    pub(crate) recycled: bool,
 }
 
 /// Why a segment header is refused.
@@ -54,7 +58,7 @@ impl SegmentHeader {
         let mut put = Put { bytes: &mut bytes, at: 0 };
         put.slice(MAGIC);
         put.u16(VERSION);
-        put.u16(0);
+        put.u16(if self.recycled { RECYCLED } else { 0 });
         put.u32(POLYNOMIAL_IEEE);
         put.u64(self.shard);
         put.u64(self.node);
@@ -101,6 +105,7 @@ impl SegmentHeader {
             previous_crc: u32_at(bytes, 88),
             committed_next: u64_at(bytes, 96),
             purged: decode_floor(&bytes[104..136]),
+            recycled: u16::from_le_bytes([bytes[10], bytes[11]]) & RECYCLED != 0,
         };
         if header.salt == 0 || header.capacity < SEGMENT_HEADER as u64 {
             return Err(HeaderError::Invalid("segment header fields"));
@@ -211,6 +216,7 @@ mod tests {
             previous_crc: 0xabcd,
             committed_next: 40,
             purged: Some(LogId { term: 4, leader_node: Some(2), index: 30 }),
+            recycled: true,
         }
     }
 

@@ -28,6 +28,9 @@ struct Handle {
     shard: Arc<Shard>,
 }
 
+/// Headers of the entries of one append, more or less, bytes.
+const QUEUE_SLACK: u64 = 64 * 1024;
+
 /// What a log occupies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LogSize {
@@ -228,6 +231,13 @@ impl Log {
         Space { free: room.space.free, low_water: room.low_water, full }
     }
 
+    /// Whether the queue has room for entries of so many bytes; if not, `append` says [`AppendError::Backlog`].
+    pub fn queue_takes(&self, payload_bytes: u64) -> bool {
+        let waiting = self.handle.shard.state.lock().queued_bytes;
+        waiting == 0
+            || waiting + payload_bytes + QUEUE_SLACK <= self.handle.engine.config.queue_bytes_max
+    }
+
     /// Would an entry of this payload be taken now?
     pub fn admit(&self, payload_bytes: u64, priority: Priority) -> Result<(), AppendError> {
         let around = (ENTRY_HEADER_LEADER + RECORD_HEADER + 8) as u64;
@@ -266,6 +276,7 @@ impl Log {
             reserve,
             reserve_failed: shard.reserve.has_failed(),
             queued: state.queued_bytes,
+            stuck: state.stuck,
         }
     }
 

@@ -169,6 +169,7 @@ fn make_first_segment(engine: &Engine, id: u64, log_dir: &Path) -> Result<(), Op
         previous_crc: 0,
         committed_next: 0,
         purged: None,
+        recycled: spare.recycled,
     };
     publish_segment(engine, log_dir, spare, header).map(|_| ()).map_err(|refused| match refused {
         Refused::Fatal(error) => failed(io::Error::other(error.to_string())),

@@ -1,6 +1,6 @@
 //! Room for what comes (S9): the segment that is ready before it is needed, and who may still append.
 //!
-//! A segment is zero-filled ahead when the active one is half used. That one segment is the reserve: producers are
+//! A segment that nobody needs any more is kept for it, or else one is zero-filled when the active one is half used. That one segment is the reserve: producers are
 //! refused as soon as the file system falls below its low-water mark or no further segment could be made; settlements
 //! and deletes go on in what is left.
 
@@ -30,11 +30,12 @@ pub struct Space {
     pub full: bool,
 }
 
-/// A zero-filled file without a header yet.
+/// A file of full length without a header of its own yet: zero-filled, or a segment that nobody needs any more.
 pub(crate) struct Spare {
     pub(crate) file: Arc<dyn File>,
     pub(crate) path: PathBuf,
     pub(crate) capacity: u64,
+    pub(crate) recycled: bool,
 }
 
 /// State of the segment that is made ahead.
@@ -67,6 +68,21 @@ impl Reserve {
             *ahead = Ahead::Making;
         }
         free
+    }
+
+    /// Whether a segment that nobody needs may become the next one.
+    pub(crate) fn wants(&self) -> bool {
+        matches!(*self.ahead.lock(), Ahead::None | Ahead::Failed)
+    }
+
+    /// Takes one in; gives it back if another is there by now.
+    pub(crate) fn recycle(&self, spare: Spare) -> Option<Spare> {
+        let mut ahead = self.ahead.lock();
+        if matches!(*ahead, Ahead::None | Ahead::Failed) {
+            *ahead = Ahead::Ready(spare);
+            return None;
+        }
+        Some(spare)
     }
 
     /// Makes what was claimed. Only a full disk is tolerated.
@@ -105,6 +121,14 @@ impl Reserve {
         }
     }
 
+    /// None could be made when it was needed.
+    pub(crate) fn fail(&self) {
+        let mut ahead = self.ahead.lock();
+        if matches!(*ahead, Ahead::None) {
+            *ahead = Ahead::Failed;
+        }
+    }
+
     pub(crate) fn has_failed(&self) -> bool {
         matches!(*self.ahead.lock(), Ahead::Failed)
     }
@@ -122,7 +146,7 @@ impl Reserve {
 pub(crate) fn make_spare(io: &dyn Io, log_dir: &Path, capacity: u64) -> io::Result<Spare> {
     let path = log_dir.join(format!("{:016x}.new", io.random()));
     let file = io.create_zeroed(&path, capacity)?;
-    Ok(Spare { file, path, capacity })
+    Ok(Spare { file, path, capacity, recycled: false })
 }
 
 /// The disk is full, or a quota is.
@@ -153,6 +177,8 @@ pub(crate) struct Room {
     pub(crate) active_left: u64,
     pub(crate) reserve: u64,
     pub(crate) reserve_failed: bool,
+    /// What is queued waits for space.
+    pub(crate) stuck: bool,
     /// Bytes queued and not yet written.
     pub(crate) queued: u64,
 }
@@ -160,13 +186,17 @@ pub(crate) struct Room {
 impl Room {
     /// Whether `need` more bytes of records may come.
     pub(crate) fn admit(&self, need: u64, priority: Priority) -> Result<(), AppendError> {
+        if priority == Priority::Decided {
+            return Ok(());
+        }
         let coming = self.queued.saturating_add(need);
         let growth = self.low_water.saturating_add(coming).saturating_add(self.next_capacity);
         let may_grow = !self.reserve_failed && self.space.free >= growth;
         let reserved = self.reserve.saturating_sub(SEGMENT_HEADER as u64);
         let fits = |room: u64| coming.saturating_add(MARGIN) <= room;
-        let admitted = may_grow
-            || (priority == Priority::Freeing && (fits(self.active_left) || fits(reserved)));
+        let frees = priority == Priority::Freeing;
+        let admitted =
+            !self.stuck && (may_grow || (frees && (fits(self.active_left) || fits(reserved))));
         if admitted {
             Ok(())
         } else {
@@ -188,6 +218,7 @@ mod tests {
             active_left: 20_000,
             reserve: 0,
             reserve_failed: false,
+            stuck: false,
             queued: 0,
         };
         assert!(room.admit(1_000, Priority::Normal).is_ok());
@@ -197,6 +228,9 @@ mod tests {
         let failed = Room { reserve_failed: true, ..room };
         assert!(failed.admit(1, Priority::Normal).is_err());
         assert!(failed.admit(1, Priority::Freeing).is_ok());
+        let stuck = Room { stuck: true, ..room };
+        assert!(stuck.admit(1, Priority::Freeing).is_err());
+        assert!(stuck.admit(1 << 30, Priority::Decided).is_ok());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::commit::Engine;
 use crate::compacted::Compacted;
 use crate::io::Map;
+use crate::reserve::Spare;
 use crate::segment::Segment;
 use crate::shard::{Shard, State};
 
@@ -20,6 +21,8 @@ pub struct Reclaimed {
     pub bytes: u64,
     /// Segments with nothing live in them that could not go because a slice of them is out.
     pub pinned_segments: u64,
+    /// Of those removed, how many became the segment that is ready before it is needed (0 or 1).
+    pub recycled: u64,
     /// A removal failed; the segment stays until the next call.
     pub failed: bool,
 }
@@ -131,12 +134,15 @@ pub(crate) fn reclaim(
             doomed.push(copies.doomed());
         }
     }
-    remove(engine, shard, doomed, &mut done);
+    let spare = remove(engine, shard, doomed, &mut done);
     if done.segments > 0 {
         // Not synced one by one: a name that comes back after a crash is a segment that is dead again.
-        done.failed |= engine.io.sync_dir(&shard.log_dir()).is_err();
+        let synced = engine.io.sync_dir(&shard.log_dir()).is_ok();
+        done.failed |= !synced;
+        recycle(engine, shard, spare.filter(|_| synced), &mut done);
         engine.refresh_free();
         shard.reserve.retry();
+        engine.space_freed();
     }
     done
 }
@@ -145,20 +151,65 @@ pub(crate) fn take_doomed(shard: &Shard) -> Vec<Doomed> {
     std::mem::take(&mut shard.state.lock().doomed)
 }
 
-/// Unlinks files that nobody finds any more; what cannot go now waits for the next call.
-pub(crate) fn remove(engine: &Engine, shard: &Shard, doomed: Vec<Doomed>, done: &mut Reclaimed) {
+/// Unlinks files that nobody finds any more; what cannot go now waits for the next call. One that would do as the next
+/// segment is only renamed; it is to be given to [`recycle`] when the directory is synced.
+pub(crate) fn remove(
+    engine: &Engine,
+    shard: &Shard,
+    doomed: Vec<Doomed>,
+    done: &mut Reclaimed,
+) -> Option<(PathBuf, u64)> {
+    let mut spare = None;
     for file in doomed {
         // A fault planted to prove that a test finds it (design §12).
         let held = !cfg!(planted = "unlink_while_a_slice_is_out") && file.map.slices_out();
-        if !held && unlink(engine, &file.path) {
+        let again = spare.is_none() && !held && is_wanted(engine, shard, &file);
+        let renamed = again.then(|| rename(engine, &file.path)).flatten();
+        if renamed.is_some() || (!held && unlink(engine, &file.path)) {
             done.segments += 1;
             done.bytes += file.bytes;
+            spare = spare.or(renamed.map(|path| (path, file.bytes)));
             continue;
         }
         done.pinned_segments += u64::from(held);
         done.failed |= !held;
         shard.state.lock().doomed.push(file);
     }
+    spare
+}
+
+/// A file of the right size that nobody has mapped but us, so that nobody sees what is written into it.
+fn is_wanted(engine: &Engine, shard: &Shard, file: &Doomed) -> bool {
+    let active = shard.state.lock().segments.last().map_or(0, |s| s.header.capacity);
+    // A fault planted to prove that a test finds it (design §12).
+    let alone = cfg!(planted = "recycle_while_a_slice_is_out") || Arc::strong_count(&file.map) == 1;
+    alone
+        && file.path.extension().is_some_and(|e| e == "seg")
+        && file.bytes == engine.next_capacity(active)
+        && shard.reserve.wants()
+}
+
+/// Takes its name from a segment: recovery removes what has the new one.
+fn rename(engine: &Engine, path: &Path) -> Option<PathBuf> {
+    let spare = path.with_file_name(format!("{:016x}.new", engine.io.random()));
+    engine.io.rename(path, &spare).ok()?;
+    let _ = engine.io.remove_file(&path.with_extension("idx"));
+    Some(spare)
+}
+
+/// Keeps a file as the next segment. Its old name is durably gone: with a new header it would look like a second one.
+pub(crate) fn recycle(
+    engine: &Engine,
+    shard: &Shard,
+    spare: Option<(PathBuf, u64)>,
+    done: &mut Reclaimed,
+) {
+    let Some((path, capacity)) = spare else { return };
+    let Ok(file) = engine.io.open(&path) else { return };
+    let left = shard.reserve.recycle(Spare { file, path, capacity, recycled: true });
+    done.recycled += u64::from(left.is_none());
+    // Left behind it is removed when the shard is opened.
+    let _ = left.map(|spare| engine.io.remove_file(&spare.path));
 }
 
 fn unlink(engine: &Engine, path: &Path) -> bool {

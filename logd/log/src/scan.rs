@@ -1,9 +1,11 @@
 //! Reads a segment record by record, and judges what stands where no valid record does (S4).
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use crate::batch::{EntryHeader, RECORD_HEADER, RecordHeader, RecordKind};
-use crate::format::SEGMENT_HEADER;
+use crate::format::{SEGMENT_HEADER, u32_at, u64_at};
 use crate::io::Map;
 use crate::limits;
 use crate::offset_index::Point;
@@ -123,22 +125,52 @@ pub(crate) enum Tail {
     Damage(&'static str),
 }
 
-/// Judges a tail: it is torn only if no later record is in it and it is no longer than one record (the write rule keeps
-/// at most one record unsynced).
-pub(crate) fn judge(map: &dyn Map, from: u64, seed: u32, expected: u64) -> Tail {
-    let end = match last_nonzero(map, from) {
-        Err(()) => return Tail::Damage("the segment cannot be read"),
-        Ok(None) => return Tail::Clean,
-        Ok(Some(end)) => end,
+/// What a tail is judged by.
+pub(crate) struct Expected {
+    pub(crate) seed: u32,
+    pub(crate) sequence: u64,
+    pub(crate) previous_crc: u32,
+    /// What stands behind the end is an earlier life of the file, not zeroes.
+    pub(crate) recycled: bool,
+}
+
+/// Judges a tail: it is torn only if no later record is in it and, in a file that was zero-filled, it is no longer than
+/// one record (the write rule keeps at most one record unsynced).
+pub(crate) fn judge(map: &dyn Map, from: u64, expected: &Expected) -> Tail {
+    let header = header_at(map, from, expected.seed);
+    let span = header.map_or(limits::RECORD_MAX as u64, |h| u64::from(h.total));
+    let (end, tail) = if expected.recycled {
+        let torn = match header {
+            Some(_) => span.min(map.size() - from),
+            None if looks_torn(map, from, expected) => RECORD_HEADER as u64,
+            None => 0,
+        };
+        let tail = if torn > 0 { Tail::Torn { end: from + torn } } else { Tail::Clean };
+        (map.size(), tail)
+    } else {
+        let end = match last_nonzero(map, from) {
+            Err(()) => return Tail::Damage("the segment cannot be read"),
+            Ok(None) => return Tail::Clean,
+            Ok(Some(end)) => end,
+        };
+        if end - from > span {
+            return Tail::Damage("more than one record is unreadable");
+        }
+        (end, Tail::Torn { end })
     };
-    let span = header_at(map, from, seed).map_or(limits::RECORD_MAX as u64, |h| u64::from(h.total));
-    if end - from > span {
-        return Tail::Damage("more than one record is unreadable");
+    // A valid header suffices: a record behind this one is only written when this one was durable.
+    if later_record(map, from..end, expected) {
+        return Tail::Damage("an unreadable record with a valid one behind it");
     }
-    let mut at = from;
+    tail
+}
+
+/// Whether some valid header of a later record begins in a range.
+fn later_record(map: &dyn Map, range: Range<u64>, expected: &Expected) -> bool {
+    let mut at = range.start;
     let mut window = Bytes::new();
-    let mut window_start = from;
-    while at < end {
+    let mut window_start = at;
+    while at < range.end {
         let offset = usize::try_from(at - window_start).unwrap_or(usize::MAX);
         let Some(magic) = window.get(offset..offset.saturating_add(3)) else {
             let len = usize::try_from(WINDOW.min(map.size() - at)).unwrap_or(0);
@@ -148,13 +180,28 @@ pub(crate) fn judge(map: &dyn Map, from: u64, seed: u32, expected: u64) -> Tail 
             }
             continue;
         };
-        // A valid header suffices: a record behind this one is only written when this one was durable.
-        if magic == b"LGB" && header_at(map, at, seed).is_some_and(|h| h.sequence > expected) {
-            return Tail::Damage("an unreadable record with a valid one behind it");
+        let later = |header: RecordHeader| header.sequence > expected.sequence;
+        if magic == b"LGB" && header_at(map, at, expected.seed).is_some_and(later) {
+            return true;
         }
         at += 8;
     }
-    Tail::Torn { end }
+    false
+}
+
+/// Whether something like the header of the record that is due stands here: two of its three marks do. In a recycled
+/// file there is no other sign that it was begun.
+fn looks_torn(map: &dyn Map, at: u64, expected: &Expected) -> bool {
+    let mut bytes = [0; RECORD_HEADER];
+    if !map.read_at(&mut bytes, at) {
+        return false;
+    }
+    let marks = [
+        &bytes[..3] == b"LGB",
+        u64_at(&bytes, 16) == expected.sequence,
+        u32_at(&bytes, 40) == expected.previous_crc,
+    ];
+    marks.iter().filter(|mark| **mark).count() >= 2
 }
 
 /// End of the last byte that is not zero.

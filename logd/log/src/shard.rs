@@ -80,6 +80,8 @@ pub(crate) struct State {
     pub(crate) active_left: u64,
     pub(crate) bytes_appended: u64,
     pub(crate) failed: Option<WriteError>,
+    /// No segment could be made for what is queued: it waits for space, and nothing but what was decided elsewhere comes in.
+    pub(crate) stuck: bool,
     /// Its last handle is gone; it goes when nothing is queued.
     pub(crate) abandoned: bool,
 }

@@ -62,6 +62,14 @@ pub(crate) struct Unit {
     /// Operation of the last entry written.
     op: u64,
     bytes: u64,
+    /// It went before what waits for space.
+    overtook: bool,
+}
+
+impl Unit {
+    pub(crate) fn overtook(&self) -> bool {
+        self.overtook
+    }
 }
 
 enum Written {
@@ -108,8 +116,18 @@ impl Writer {
                 None => return Ok(None),
                 Some(Next::DoesNotFit) => {
                     let needed = first_entry_bytes(&shard.state.lock());
-                    self.roll(engine, shard, needed)?;
-                    continue;
+                    match self.roll(engine, shard, needed) {
+                        Ok(()) => continue,
+                        Err(Refused::NoSpace) => {}
+                        Err(fatal) => return Err(fatal),
+                    }
+                    shard.reserve.fail();
+                    // A purge frees space, and there is room for it: it goes before what waits for that space.
+                    let purge = take_purge(&mut shard.state.lock(), limit, room, self.next);
+                    let Some((upto, done)) = purge else { return Err(Refused::NoSpace) };
+                    self.in_flight = vec![done];
+                    let unit = self.write_purge(engine, shard, upto)?;
+                    Unit { overtook: true, ..unit }
                 }
                 Some(Next::Entries { entries, done, op }) => {
                     self.in_flight = done;
@@ -119,22 +137,18 @@ impl Writer {
                     self.in_flight = vec![done];
                     let written = self.votes.write(vote);
                     written.map_err(|e| fatal("write", self.votes.path(), &e))?;
-                    Unit { what: Written::Vote, op: 0, bytes: 64 }
+                    Unit { what: Written::Vote, op: 0, bytes: 64, overtook: false }
                 }
                 Some(Next::Truncate(from, done)) => {
                     self.in_flight = vec![done];
                     let kind = RecordKind::TruncateAfter;
                     let span = (from, from, 0);
                     let bytes = self.write_record(engine, shard, kind, span, Vec::new())?;
-                    Unit { what: Written::Truncate { from }, op: 0, bytes }
+                    Unit { what: Written::Truncate { from }, op: 0, bytes, overtook: false }
                 }
                 Some(Next::Purge(upto, done)) => {
                     self.in_flight = vec![done];
-                    let body = vec![Bytes::copy_from_slice(&format::encode_floor(Some(upto)))];
-                    let span = (upto.index, upto.index, 0);
-                    let kind = RecordKind::Committed;
-                    let bytes = self.write_record(engine, shard, kind, span, body)?;
-                    Unit { what: Written::Purge { upto }, op: 0, bytes }
+                    self.write_purge(engine, shard, upto)?
                 }
             };
             return Ok(Some(unit));
@@ -144,6 +158,18 @@ impl Writer {
     /// Bytes that a record may have here.
     fn room(&self) -> u64 {
         if self.sealed { 0 } else { self.active.header.capacity.saturating_sub(self.at + SEAL) }
+    }
+
+    fn write_purge(
+        &mut self,
+        engine: &Engine,
+        shard: &Shard,
+        upto: LogId,
+    ) -> Result<Unit, Refused> {
+        let body = vec![Bytes::copy_from_slice(&format::encode_floor(Some(upto)))];
+        let span = (upto.index, upto.index, 0);
+        let bytes = self.write_record(engine, shard, RecordKind::Committed, span, body)?;
+        Ok(Unit { what: Written::Purge { upto }, op: 0, bytes, overtook: false })
     }
 
     fn write_entries(
@@ -173,7 +199,7 @@ impl Writer {
         let bytes = self.write_record(engine, shard, RecordKind::Entries, span, body.finish())?;
         engine.counters.entries.fetch_add(u64::from(count), Ordering::Relaxed);
         engine.counters.payload_bytes.fetch_add(payload_bytes, Ordering::Relaxed);
-        Ok(Unit { what: Written::Entries { points, queued, last }, op, bytes })
+        Ok(Unit { what: Written::Entries { points, queued, last }, op, bytes, overtook: false })
     }
 
     /// Writes one record at the end; the caller has made sure that it fits.
@@ -235,7 +261,7 @@ impl Writer {
         unit: Unit,
         completions: &mut Vec<Completion>,
     ) -> u64 {
-        let Unit { what, op, bytes } = unit;
+        let Unit { what, op, bytes, .. } = unit;
         match what {
             Written::Vote => {}
             Written::Entries { points, queued, last } => {
@@ -314,6 +340,10 @@ impl Writer {
     fn make_now(&self, engine: &Engine, shard: &Shard, needed: u64) -> Result<Spare, Refused> {
         let capacity = engine.next_capacity(self.active.header.capacity);
         let capacity = capacity.max(needed.next_multiple_of(SEGMENT_HEADER as u64));
+        // Filling the disk to the brim to find out would hurt everybody else on it.
+        if engine.refresh_free().free < capacity {
+            return Err(Refused::NoSpace);
+        }
         reserve::make_spare(&*engine.io, &shard.log_dir(), capacity).map_err(|error| {
             if is_full(&error) {
                 return Refused::NoSpace;
@@ -337,6 +367,7 @@ impl Writer {
             previous_crc: self.previous_crc,
             committed_next: state.committed_next,
             purged: self.purged,
+            recycled: spare.recycled,
         };
         drop(state);
         let (file, segment) = publish_segment(engine, &shard.log_dir(), spare, header)?;
@@ -377,6 +408,20 @@ fn first_entry_bytes(state: &State) -> u64 {
             (RECORD_HEADER + first + 8) as u64
         }
         _ => CONTROL,
+    }
+}
+
+/// Takes a purge of entries that are all on disk out of the queue, if it fits; not past a truncation, before which what
+/// is on disk may be void.
+fn take_purge(state: &mut State, limit: u64, room: u64, next: u64) -> Option<(LogId, Callback)> {
+    let mut ahead = state.ops.iter().take_while(|(op, what)| {
+        room >= CONTROL && *op < limit && !matches!(what, Op::Truncate { .. })
+    });
+    let at =
+        ahead.position(|(_, what)| matches!(what, Op::Purge { upto, .. } if upto.index < next))?;
+    match state.ops.remove(at) {
+        Some((_, Op::Purge { upto, done })) => Some((upto, done)),
+        _ => None,
     }
 }
 

@@ -262,11 +262,14 @@ fn a_full_disk_takes_settlements_for_a_while_and_producers_again_later() {
     assert!(put(Priority::Normal).is_ok());
 }
 
+/// Somebody else takes the room between the promise and the round: what was taken waits, alone, and is written when there
+/// is room again; a purge that frees some does not wait behind it.
 #[test]
-fn a_log_that_finds_no_room_for_its_next_segment_fails_alone() {
+fn what_finds_no_room_for_its_segment_waits_for_it() {
     let io = Arc::new(SimulatedIo::new(1));
     let hooks = Arc::new(Recorder::default());
-    let config = DiskConfig { segment_bytes_first: 16 * 1024, ..small() };
+    let config =
+        DiskConfig { segment_bytes_first: 16 * 1024, segment_bytes_max: 16 * 1024, ..small() };
     let disk = Disk::manual(
         Arc::clone(&io) as Arc<dyn Io>,
         "/data",
@@ -276,18 +279,49 @@ fn a_log_that_finds_no_room_for_its_next_segment_fails_alone() {
     .unwrap();
     let (one, _) = disk.open_shard(0, OpenOptions::default()).unwrap();
     let (two, _) = disk.open_shard(1, OpenOptions::default()).unwrap();
-    let (done, wait) = waiter();
-    one.append(vec![entry(0, 100_000)], Priority::Normal, done).unwrap();
-    // Somebody else takes the room between the promise and the round.
+    for index in 0..30 {
+        one.append(vec![entry(index, 1000)], Priority::Normal, Box::new(|r| r.unwrap())).unwrap();
+        disk.run_round();
+    }
+    let done = Arc::new(AtomicU64::new(0));
+    let count = || -> Callback {
+        let done = Arc::clone(&done);
+        Box::new(move |result| {
+            result.unwrap();
+            done.fetch_add(1, Ordering::Relaxed);
+        })
+    };
+    one.append(vec![entry(30, 100_000)], Priority::Normal, count()).unwrap();
     io.set_capacity(io.used());
     disk.run_round();
-    assert_eq!(wait(), Err(WriteError::NoSpace));
-    let refused = one.append(vec![entry(1, 1)], Priority::Freeing, Box::new(|_| ()));
-    assert_eq!(refused, Err(AppendError::Failed(WriteError::NoSpace)));
-    let (done, wait) = waiter();
-    two.append(vec![entry(0, 100)], Priority::Freeing, done).unwrap();
+    for priority in [Priority::Normal, Priority::Freeing] {
+        let refused = one.append(vec![entry(31, 1)], priority, Box::new(|_| ()));
+        assert!(matches!(refused, Err(AppendError::Full { .. })), "{refused:?}");
+        assert!(matches!(one.admit(1, priority), Err(AppendError::Full { .. })));
+    }
+    one.append(vec![entry(31, 1)], Priority::Decided, count()).unwrap();
+    one.flush(count());
+    // The others go on, in the room they have.
+    two.append(vec![entry(0, 100)], Priority::Freeing, Box::new(|r| r.unwrap())).unwrap();
     disk.run_round();
-    assert_eq!((wait(), hooks.fatal.load(Ordering::Relaxed)), (Ok(()), 0));
+    assert_eq!((two.size().segments, done.load(Ordering::Relaxed)), (1, 0));
+    one.save_committed(Some(29));
+    one.purge(LogId { term: 1, leader_node: None, index: 28 }, count());
+    disk.run_round();
+    assert_eq!(done.load(Ordering::Relaxed), 1, "the purge alone");
+    assert!(one.reclaim(&|_| false).segments > 0);
+    disk.run_round();
+    assert_eq!(done.load(Ordering::Relaxed), 1, "not enough by far");
+    io.set_capacity(1 << 30);
+    disk.run_round();
+    assert_eq!((done.load(Ordering::Relaxed), hooks.fatal.load(Ordering::Relaxed)), (4, 0));
+    assert_eq!(one.read_entries(30..40, usize::MAX).unwrap(), [entry(30, 100_000), entry(31, 1)]);
+    one.append(vec![entry(32, 1)], Priority::Normal, count()).unwrap();
+    disk.run_round();
+    drop((one, two, disk));
+    let disk = Disk::manual(Arc::clone(&io) as Arc<dyn Io>, "/data", small(), hooks).unwrap();
+    let (one, _) = disk.open_shard(0, OpenOptions::default()).unwrap();
+    assert_eq!(one.read_entries(30..32, usize::MAX).unwrap(), [entry(30, 100_000), entry(31, 1)]);
 }
 
 /// Under load a round waits for its time; volume, a vote, a truncation or a flush ends the wait. The time is an hour here:

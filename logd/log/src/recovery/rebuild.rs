@@ -13,7 +13,7 @@ use crate::format::{self, SegmentHeader};
 use crate::io::{File, Map};
 use crate::limits;
 use crate::offset_index::{OffsetIndex, Summary};
-use crate::scan::{End, Scan, Scanned, Tail, judge};
+use crate::scan::{End, Expected, Scan, Scanned, Tail, judge};
 use crate::segment::Segment;
 use crate::shard::State;
 
@@ -137,11 +137,17 @@ impl Rebuild {
         self.scanned_bytes += scan.at;
         self.sealed = end == End::Sealed;
         let damage = |what| ScanError::Damage(segment.damage(scan.at, what));
+        let expected = Expected {
+            seed: header.seed(),
+            sequence: scan.sequence,
+            previous_crc: scan.previous_crc,
+            recycled: header.recycled,
+        };
         match end {
             End::Sealed => Ok(()),
             End::Wrong(what) => Err(damage(what)),
             End::Invalid if !last => Err(damage("an unreadable record in a sealed segment")),
-            End::Invalid => match judge(&**map, scan.at, header.seed(), scan.sequence) {
+            End::Invalid => match judge(&**map, scan.at, &expected) {
                 Tail::Clean => Ok(()),
                 _ if cfg!(planted = "drop_last_batch") => {
                     zero(&**file, scan.at, header.capacity).map_err(ScanError::Io)

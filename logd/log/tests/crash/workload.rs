@@ -1,10 +1,10 @@
 //! A random owner of a log, and the model of what it asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use logd_log::io::SimulatedIo;
@@ -76,7 +76,18 @@ impl Model {
 #[derive(Default)]
 pub(crate) struct Acknowledged {
     upto: AtomicU64,
+    /// Purges that were completed before something that was asked earlier: on a full disk they do not wait.
+    ahead: Mutex<BTreeSet<u64>>,
     failed: AtomicBool,
+}
+
+impl Acknowledged {
+    fn catch_up(&self) {
+        let mut ahead = self.ahead.lock().unwrap();
+        while ahead.remove(&(self.upto.load(Ordering::Relaxed) + 1)) {
+            self.upto.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 struct Told(Arc<Acknowledged>);
@@ -270,6 +281,18 @@ impl Run {
         Box::new(move |result| {
             if result.is_ok() {
                 assert!(told.upto.swap(upto, Ordering::Relaxed) <= upto, "out of order");
+                told.catch_up();
+            }
+        })
+    }
+
+    /// Completes the purge that was asked last.
+    fn purged(&self) -> Callback {
+        let (told, upto) = (Arc::clone(&self.told), self.asked.len() as u64);
+        Box::new(move |result| {
+            if result.is_ok() {
+                told.ahead.lock().unwrap().insert(upto);
+                told.catch_up();
             }
         })
     }
@@ -405,7 +428,7 @@ impl Run {
             return;
         }
         self.ask(Asked::Purge { upto });
-        self.log.purge(upto, self.done());
+        self.log.purge(upto, self.purged());
         self.count("purge");
     }
 
@@ -415,6 +438,9 @@ impl Run {
         assert!(!reclaimed.failed || self.failed());
         if reclaimed.segments > 0 {
             self.count("unlink");
+        }
+        if reclaimed.recycled > 0 {
+            self.count("recycle");
         }
     }
 
@@ -495,7 +521,7 @@ impl Run {
         }
         self.term = last.term;
         self.ask(Asked::Purge { upto: last });
-        self.log.purge(last, self.done());
+        self.log.purge(last, self.purged());
         self.committed = Some(last.index);
         self.log.save_committed(Some(last.index));
         self.count("install");
