@@ -211,7 +211,7 @@ impl Filler<'_> {
         self.bytes = 0;
         let (tx, rx) = oneshot::channel();
         let done = Box::new(move |result| drop(tx.send(result)));
-        self.log.append(entries, Priority::Freeing, done).map_err(other)?;
+        self.log.append(entries, Priority::Decided, done).map_err(other)?;
         rx.await.map_err(other)?.map_err(other)
     }
 }

@@ -4,6 +4,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
+use std::time::Duration;
 
 use bytes::Bytes;
 use logd_log::{EntryKind, Log, Priority};
@@ -18,6 +19,9 @@ use crate::type_config::{
 
 /// Bytes of payload that replication reads at once.
 const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// How soon an append is tried again when too much waits for the disk.
+const BACKLOG_RETRY: Duration = Duration::from_millis(20);
 
 /// The log of one group; clones are handles to the same log.
 #[derive(Clone)]
@@ -142,18 +146,23 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries = entries.into_iter().map(to_stored).collect();
+        let entries: Vec<_> = entries.into_iter().map(to_stored).collect();
+        let bytes = entries.iter().map(|entry| entry.payload.len() as u64).sum();
+        // Only behind a disk that has been full for long: who leads hears nothing meanwhile.
+        while !self.log.queue_takes(bytes) {
+            tokio::time::sleep(BACKLOG_RETRY).await;
+        }
         // A fault planted to prove that the simulation finds it (design §12).
         let follows = self.log.read_vote().is_some_and(|vote| vote.voted_for != Some(self.node));
         if cfg!(planted = "skip_sync_on_followers") && follows {
             callback.io_completed(Ok(()));
-            return self.log.append(entries, Priority::Freeing, Box::new(drop)).map_err(other);
+            return self.log.append(entries, Priority::Decided, Box::new(drop)).map_err(other);
         }
         let done = Box::new(move |result: Result<(), logd_log::WriteError>| {
             callback.io_completed(result.map_err(other));
         });
-        // Room was asked for before the entry was proposed: what is proposed may use the reserve.
-        self.log.append(entries, Priority::Freeing, done).map_err(other)
+        // Room was asked for before the entry was proposed. On a full disk it waits, and is not acknowledged.
+        self.log.append(entries, Priority::Decided, done).map_err(other)
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use fluxmq_commands::wire::{Reader, Write};
 use futures_util::{Stream, StreamExt};
 use logd_broker::{Applied, Broker, Snapshot};
-use logd_log::{Log, SnapshotReader, SnapshotStore};
+use logd_log::{Log, SnapshotError, SnapshotReader, SnapshotStore};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::Mutex;
@@ -26,6 +26,8 @@ use crate::type_config::{
 const CHUNK: usize = 256 * 1024;
 /// Bytes of a snapshot written in a second beside the log (S10).
 const BYTES_PER_SECOND: u64 = 128 * 1024 * 1024;
+/// How soon a snapshot that found the disk full is written again.
+const FULL_RETRY: Duration = Duration::from_secs(1);
 
 type RaftSnapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, State>;
 
@@ -81,6 +83,18 @@ impl Drop for AbortOnPanic {
 
 fn other(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
     io::Error::other(error)
+}
+
+/// Keeps what the system said.
+fn kept(error: SnapshotError) -> io::Error {
+    match error {
+        SnapshotError::Io(error) => error,
+        error => other(error),
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 // === impl Machine ===
@@ -226,26 +240,40 @@ pub(crate) struct Builder {
     meta: SnapshotMeta,
 }
 
+impl Builder {
+    async fn store(&self, state: &Bytes) -> io::Result<()> {
+        let (snapshots, meta, state) = (self.snapshots.clone(), self.meta.clone(), state.clone());
+        match self.encoding {
+            Encoding::Inline => write(&snapshots, &meta, &state, None),
+            Encoding::Thread => {
+                let work = move || write(&snapshots, &meta, &state, Some(BYTES_PER_SECOND));
+                tokio::task::spawn_blocking(work).await.map_err(other)?
+            }
+        }
+    }
+}
+
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = State;
 
     async fn build_snapshot(&mut self) -> Result<RaftSnapshot, io::Error> {
         let snapshot = self.snapshot.take().ok_or(io::ErrorKind::AlreadyExists)?;
-        let (snapshots, meta) = (self.snapshots.clone(), self.meta.clone());
-        let shared = Arc::clone(&self.shared);
-        let work = move |pace| {
-            let bytes = Bytes::from(snapshot.encode());
-            shared.pace.state_bytes.store(bytes.len() as u64, Ordering::Relaxed);
-            write(&snapshots, &meta, &bytes, pace)?;
-            Ok(RaftSnapshot { meta, snapshot: State { bytes, arrived: None } })
-        };
-        match self.encoding {
-            Encoding::Inline => work(None),
+        let state = Bytes::from(match self.encoding {
+            Encoding::Inline => snapshot.encode(),
             Encoding::Thread => {
-                let work = move || work(Some(BYTES_PER_SECOND));
-                tokio::task::spawn_blocking(work).await.map_err(other)?
+                tokio::task::spawn_blocking(move || snapshot.encode()).await.map_err(other)?
+            }
+        });
+        self.shared.pace.state_bytes.store(state.len() as u64, Ordering::Relaxed);
+        // An error would end the core, and with it what frees space: a full disk is waited for.
+        while let Err(error) = self.store(&state).await {
+            match is_full(&error) {
+                true => tokio::time::sleep(FULL_RETRY).await,
+                false => return Err(error),
             }
         }
+        let snapshot = State { bytes: state, arrived: None };
+        Ok(RaftSnapshot { meta: self.meta.clone(), snapshot })
     }
 }
 
@@ -268,17 +296,17 @@ fn write(
     pace: Option<u64>,
 ) -> io::Result<()> {
     let Some(last) = meta.last_log_id.as_ref().map(to_log) else { return Ok(()) };
-    let mut writer = snapshots.begin(last, encode_meta(meta, None).into()).map_err(other)?;
+    let mut writer = snapshots.begin(last, encode_meta(meta, None).into()).map_err(kept)?;
     let begun = Instant::now();
     for (n, chunk) in state.chunks(CHUNK).enumerate() {
-        writer.write(chunk).map_err(other)?;
+        writer.write(chunk).map_err(kept)?;
         if let Some(pace) = pace {
             let due = Duration::from_micros((n * CHUNK) as u64 * 1_000_000 / pace);
             std::thread::sleep(due.saturating_sub(begun.elapsed()));
         }
     }
-    writer.commit().map_err(other)?;
-    snapshots.delete_older(last).map_err(other)?;
+    writer.commit().map_err(kept)?;
+    snapshots.delete_older(last).map_err(kept)?;
     Ok(())
 }
 

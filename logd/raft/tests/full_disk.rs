@@ -8,8 +8,8 @@ use fluxmq_commands::Outcome;
 use fluxmq_commands::command::{Command, Settled};
 use fluxmq_names::ErrorCode;
 use logd_broker::Broker;
-use logd_log::io::MemoryIo;
-use logd_log::{AbortOnFatal, Disk, DiskConfig, OpenOptions};
+use logd_log::io::{Io, MemoryIo};
+use logd_log::{AbortOnFatal, Disk, DiskConfig, OpenOptions, Priority};
 use logd_raft::{Group, GroupOptions, SubmitError};
 
 use crate::stream::{Nobody, Stream, owed, publish, subscribed};
@@ -17,7 +17,10 @@ use crate::stream::{Nobody, Stream, owed, publish, subscribed};
 const MIB: u64 = 1024 * 1024;
 
 async fn small() -> (Disk, Group) {
-    let io = Arc::new(MemoryIo::new(6 * MIB));
+    on(Arc::new(MemoryIo::new(6 * MIB))).await
+}
+
+async fn on(io: Arc<dyn Io>) -> (Disk, Group) {
     let config = DiskConfig {
         segment_bytes_first: 256 * 1024,
         segment_bytes_max: 256 * 1024,
@@ -72,6 +75,42 @@ async fn settlements_go_on_when_publishes_are_refused() {
     let outcomes = stream.send(&group, &[(publish(), &body)]).await.expect("there is room again");
     assert_eq!(outcomes, [Outcome::Published { matched: 1 }]);
     assert!(group.with_state(Broker::applied) > stored);
+    group.stop().await;
+    drop(group);
+    disk.close();
+}
+
+/// The room that was promised is gone when the next segment is needed, as when a snapshot or another shard took it: what
+/// was taken waits unacknowledged, the core lives, and it goes on when there is room again.
+#[tokio::test]
+async fn between_two_segments_a_full_log_waits() {
+    let io: Arc<dyn Io> = Arc::new(MemoryIo::new(6 * MIB));
+    let (disk, group) = on(io.clone()).await;
+    let mut stream = Stream { next: 1 };
+    let (session, _) = subscribed(&group, &mut stream).await;
+    let ballast = std::path::Path::new("/data/ballast");
+    let body = vec![7; 20_000];
+    for _ in 0..4 {
+        stream.send(&group, &[(publish(), &body)]).await.expect("there is room");
+    }
+    let free = io.free_space(ballast).expect("it knows").free;
+    io.create_zeroed(ballast, free).expect("it fits");
+    // What was free is known for a while, so this one is taken; it fits into no segment that is there.
+    let large = vec![8; 200_000];
+    let commands = [(publish(), &large[..])];
+    let sending = stream.send(&group, &commands);
+    let waits = async {
+        while group.log().admit(1, Priority::Freeing).is_ok() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(owed(&group, session).len(), 4, "what is not on disk is not acknowledged");
+        group.compact().await.expect("a snapshot needs no room in the log");
+        io.remove_file(ballast).expect("it is there");
+    };
+    let (outcomes, ()) = tokio::join!(sending, waits);
+    assert_eq!(outcomes.expect("it was only late"), [Outcome::Published { matched: 1 }]);
+    let outcomes = stream.send(&group, &[(publish(), &body)]).await;
+    assert!(outcomes.is_ok(), "{outcomes:?}");
     group.stop().await;
     drop(group);
     disk.close();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use logd_broker::Broker;
+use logd_log::Priority;
 use logd_log::io::{Crash, SimulatedIo};
 use logd_raft::{Formation, SubmitError};
 use parking_lot::Mutex;
@@ -107,6 +108,37 @@ fn a_follower_catches_up_by_snapshot_with_the_live_entries() {
         cluster.crash(last);
         publish(&mut client, 3).await;
         cluster.restart(last).await;
+        cluster.agree().await;
+        cluster.check(&history);
+    });
+}
+
+/// A follower whose disk is full acknowledges nothing more and lives; the others go on, and it has all of it when there
+/// is room again.
+#[test]
+fn a_follower_with_a_full_disk_waits_for_room() {
+    simulate(async {
+        let (mut cluster, mut client, history) = cluster(11).await;
+        publish(&mut client, 5).await;
+        let full = follower(&cluster);
+        let (io, log) = (cluster.nodes[&full].io.clone(), cluster.nodes[&full].group.log().clone());
+        io.set_capacity(io.used());
+        let mut published = 0;
+        while log.admit(1, Priority::Freeing).is_ok() {
+            publish(&mut client, 5).await;
+            published += 5;
+            assert!(published < 2_000, "its disk never filled");
+        }
+        publish(&mut client, 30).await;
+        let leader = leader(&cluster);
+        let applied = |id: u64| cluster.nodes[&id].group.with_state(Broker::applied);
+        assert_ne!(leader, full);
+        assert!(applied(leader) > applied(full), "it has not what it cannot keep");
+        io.set_capacity(1 << 40);
+        cluster.agree().await;
+        cluster.check(&history);
+        cluster.crash(full);
+        cluster.restart(full).await;
         cluster.agree().await;
         cluster.check(&history);
     });
