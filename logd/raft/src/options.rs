@@ -62,7 +62,7 @@ pub enum Formation {
 /// Bounds of snapshots (S10).
 #[derive(Clone, Copy, Debug)]
 pub struct Compaction {
-    /// Log bytes behind a snapshot before the next is made (default 64 MiB: a segment), unless eight times the bytes of the
+    /// Log bytes behind a snapshot before the next is made (default 32 MiB), unless eight times the bytes of the
     /// state are more.
     pub log_bytes: u64,
     /// Entries that stay behind what is applied when the log is purged (openraft #2116; default 1,000), unless they
@@ -88,7 +88,7 @@ pub enum Encoding {
 impl Default for Compaction {
     fn default() -> Self {
         Self {
-            log_bytes: 64 * 1024 * 1024,
+            log_bytes: 32 * 1024 * 1024,
             margin: 1_000,
             margin_bytes: 8 * 1024 * 1024,
             absent: Duration::from_secs(60),
