@@ -1,7 +1,7 @@
 //! Commands where they lie in the log.
 
 use bytes::Bytes;
-use fluxmq_commands::{EntryView, slot_of};
+use fluxmq_commands::{slot_of, time_of};
 use fluxmq_names::Position;
 use logd_raft::Group;
 
@@ -29,8 +29,7 @@ impl Entries {
 
     /// When the entry of `position` was stored, Unix ms.
     pub(crate) fn time_ms(&mut self, group: &Group, position: u64) -> Option<u64> {
-        let entry = self.entry(group, Position(position).index())?;
-        EntryView::read(entry).ok().map(|view| view.time_ms)
+        time_of(self.entry(group, Position(position).index())?)
     }
 
     fn entry(&mut self, group: &Group, index: u64) -> Option<&Bytes> {

@@ -153,6 +153,13 @@ pub fn slot_of(payload: &Bytes, slot: u32) -> Option<Bytes> {
     Some(payload.slice(range))
 }
 
+/// The leader's clock when the entry was made, Unix ms; of what [`compact`] left as well.
+#[must_use]
+pub fn time_of(payload: &[u8]) -> Option<u64> {
+    Table::read(payload)?;
+    Reader(payload).u64().ok()
+}
+
 /// Slots that are in a payload; 0 if it is none.
 #[must_use]
 pub fn slots_in(payload: &[u8]) -> u32 {
@@ -279,7 +286,7 @@ mod tests {
         assert!(EntryView::read(&left).is_err(), "it is not to be applied");
         for kept in [&[3, 4, 50, 99][..], &[4, 99], &[99]] {
             left = compact(&left, kept);
-            assert_eq!((slots_in(&left), &left[..8]), (kept.len() as u32, &payload[..8]));
+            assert_eq!((slots_in(&left), time_of(&left)), (kept.len() as u32, Some(77)));
             assert_eq!(left.len(), 16 + kept.iter().map(|n| 8 + slot(*n).len()).sum::<usize>());
             for n in 0..101 {
                 let want = kept.contains(&n).then(|| slot(n));

@@ -7,6 +7,6 @@ mod outcome;
 pub mod wire;
 
 pub use command::Command;
-pub use entry::{EntryBuilder, EntryView, FEATURE_LEVEL, compact, slot_of, slots_in};
+pub use entry::{EntryBuilder, EntryView, FEATURE_LEVEL, compact, slot_of, slots_in, time_of};
 pub use outcome::{Appending, Connected, Outcome};
 pub use wire::WireError;
