@@ -369,7 +369,13 @@ impl Snapshot {
     /// The state as bytes, the same for the same state.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
+        self.encode_about(0)
+    }
+
+    /// The same, into one allocation if it takes no more than `bytes`: growing to it would take twice that for a moment.
+    #[must_use]
+    pub fn encode_about(&self, bytes: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(bytes);
         self.0.save(&mut bytes);
         bytes
     }

@@ -258,11 +258,12 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 
     async fn build_snapshot(&mut self) -> Result<RaftSnapshot, io::Error> {
         let snapshot = self.snapshot.take().ok_or(io::ErrorKind::AlreadyExists)?;
+        let before = self.shared.pace.state_bytes.load(Ordering::Relaxed);
+        let about = usize::try_from(before + before / 8).unwrap_or_default();
+        let encode = move || snapshot.encode_about(about);
         let state = Bytes::from(match self.encoding {
-            Encoding::Inline => snapshot.encode(),
-            Encoding::Thread => {
-                tokio::task::spawn_blocking(move || snapshot.encode()).await.map_err(other)?
-            }
+            Encoding::Inline => encode(),
+            Encoding::Thread => tokio::task::spawn_blocking(encode).await.map_err(other)?,
         });
         self.shared.pace.state_bytes.store(state.len() as u64, Ordering::Relaxed);
         // An error would end the core, and with it what frees space: a full disk is waited for.
@@ -278,7 +279,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 }
 
 fn read_state(reader: &mut SnapshotReader, state_bytes: u64) -> io::Result<Bytes> {
-    let mut state = Vec::new();
+    let mut state = Vec::with_capacity(usize::try_from(state_bytes).unwrap_or_default());
     while (state.len() as u64) < state_bytes {
         let block = reader.next_block().map_err(other)?;
         let block = block.ok_or(io::ErrorKind::UnexpectedEof)?;

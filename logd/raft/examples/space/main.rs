@@ -16,6 +16,9 @@ use crate::shard::{BODY, Shard, anonymous_kib, cpu_ms, publish, setting};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
+    if std::env::args().nth(1).as_deref() == Some("open") {
+        return deep::open(std::env::args().skip(2)).await;
+    }
     let place = std::env::var_os("DIR").map_or_else(std::env::temp_dir, Into::into);
     let dir = tempfile::tempdir_in(place).unwrap();
     match std::env::args().nth(1).as_deref() {
