@@ -34,7 +34,7 @@ impl Member {
     /// The shard and the session it belongs to.
     pub(crate) fn owner(&self) -> Option<(u32, u64)> {
         let owned = self.gateway > 0 && self.gateway < EPOCH_MIN;
-        owned.then_some((self.gateway as u32 - 1, self.consumer))
+        owned.then(|| (self.gateway as u32 - 1, self.consumer))
     }
 }
 
