@@ -116,7 +116,7 @@ pub(crate) fn reclaim(
         let mut pinned = 0;
         let segments = purged_segments(&shard.state.lock(), |segment| {
             let is_dead = dead.contains(&Arc::as_ptr(segment));
-            let held = is_dead && segment.map.slices_out();
+            let held = is_dead && is_held(&*segment.map);
             pinned += u64::from(held);
             is_dead && !held
         });
@@ -161,8 +161,7 @@ pub(crate) fn remove(
 ) -> Option<(PathBuf, u64)> {
     let mut spare = None;
     for file in doomed {
-        // A fault planted to prove that a test finds it (design §12).
-        let held = !cfg!(planted = "unlink_while_a_slice_is_out") && file.map.slices_out();
+        let held = is_held(&*file.map);
         let again = spare.is_none() && !held && is_wanted(engine, shard, &file);
         let renamed = again.then(|| rename(engine, &file.path)).flatten();
         if renamed.is_some() || (!held && unlink(engine, &file.path)) {
@@ -178,13 +177,20 @@ pub(crate) fn remove(
     spare
 }
 
+/// Somebody has a slice of it.
+fn is_held(map: &dyn Map) -> bool {
+    // Faults planted to prove that a test finds them (design §12).
+    let planted = cfg!(planted = "unlink_while_a_slice_is_out")
+        || cfg!(planted = "recycle_while_a_slice_is_out");
+    !planted && map.slices_out()
+}
+
 /// A file of the right size that nobody has mapped but us, so that nobody sees what is written into it.
 fn is_wanted(engine: &Engine, shard: &Shard, file: &Doomed) -> bool {
     let active = shard.state.lock().segments.last().map_or(0, |s| s.header.capacity);
-    // A fault planted to prove that a test finds it (design §12).
-    let alone = cfg!(planted = "recycle_while_a_slice_is_out") || Arc::strong_count(&file.map) == 1;
-    alone
+    Arc::strong_count(&file.map) == 1
         && file.path.extension().is_some_and(|e| e == "seg")
+        && !cfg!(planted = "unlink_while_a_slice_is_out")
         && file.bytes == engine.next_capacity(active)
         && shard.reserve.wants()
 }
