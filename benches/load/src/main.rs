@@ -6,13 +6,16 @@
 #![allow(clippy::print_stdout)]
 
 mod account;
+mod depth;
 mod grpc;
+mod lane;
 mod meter;
 mod mqtt;
 mod options;
 #[cfg(feature = "peers")]
 mod peers;
 mod process;
+mod queue;
 mod report;
 mod tally;
 
@@ -45,6 +48,8 @@ fn measure(work: Work) -> anyhow::Result<()> {
             Work::Retained(options) => mqtt::retained::run(options).await,
             Work::Ceiling(options) => mqtt::ceiling::run(options).await,
             Work::Grpc(options) => grpc::run(options).await,
+            Work::Queue(options) => queue::run(options).await,
+            Work::Depth(options) => depth::run(options).await,
             #[cfg(feature = "peers")]
             Work::Amqp(options) => peers::amqp::run(options).await,
             #[cfg(feature = "peers")]

@@ -34,6 +34,10 @@ pub(crate) enum Work {
     Ceiling(CeilingOptions),
     /// Our contract over gRPC: a persistent session gathers messages, then drains them.
     Grpc(GrpcOptions),
+    /// Work queues by the Rust client: publishers with confirms, consumers that acknowledge each message.
+    Queue(QueueWork),
+    /// Queues that are deep, many, or settled in no order: memory, restart, drain, disk. Starts `logd` itself.
+    Depth(DepthOptions),
     #[cfg(feature = "peers")]
     /// AMQP 0.9.1: producers send to consumers through queues.
     Amqp(AmqpOptions),
@@ -282,4 +286,59 @@ pub(crate) struct GrpcOptions {
     /// Seconds after which the run fails.
     #[arg(long, default_value_t = 120)]
     pub(crate) limit_s: u64,
+}
+
+#[derive(Args, Clone)]
+pub(crate) struct QueueWork {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// The window is what a publisher may have unconfirmed, and the prefetch of a consumer; subscribers are those of
+    /// each queue.
+    #[command(flatten)]
+    pub(crate) load: Load,
+    /// Queues; publishers take turns with them.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) queues: u32,
+}
+
+/// What is done with deep queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DepthWork {
+    /// Filled in turn, `logd` started again, drained in order.
+    Deep,
+    /// Filled, then settled in no order.
+    Random,
+    /// Queues bound to one topic that is published to.
+    Bound,
+}
+
+#[derive(Args, Clone)]
+pub(crate) struct DepthOptions {
+    /// What is done.
+    #[arg(value_enum)]
+    pub(crate) work: DepthWork,
+    /// The binary of `logd`.
+    #[arg(long)]
+    pub(crate) logd: PathBuf,
+    /// Its data directory; it begins empty.
+    #[arg(long)]
+    pub(crate) data_dir: PathBuf,
+    /// Its shards.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) shards: u32,
+    /// Queues.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) queues: u32,
+    /// Messages in all.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub(crate) messages: u64,
+    /// Bytes of payload, at least 8.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(8..))]
+    pub(crate) size: u32,
+    /// Seconds after which the run fails.
+    #[arg(long, default_value_t = 600)]
+    pub(crate) limit_s: u64,
+    /// Where the figures go as JSON.
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
 }

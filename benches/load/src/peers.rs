@@ -2,6 +2,5 @@
 //! time is the generator's, so only the broker's figures compare.
 
 pub(crate) mod amqp;
-mod lane;
 pub(crate) mod nats;
 pub(crate) mod options;

@@ -14,9 +14,9 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer};
 use tokio::task::JoinSet;
 
-use super::lane::Lane;
 use super::options::{AmqpOptions, QueueKind};
 use crate::account::{Account, Receiver, tallies};
+use crate::lane::Lane;
 use crate::meter::Meter;
 use crate::options::Shape;
 use crate::report::publish;

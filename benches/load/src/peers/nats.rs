@@ -12,16 +12,15 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::task::JoinSet;
 
-use super::lane::Lane;
 use super::options::{NatsKind, NatsOptions};
 use crate::account::{Account, Receiver, tallies};
+use crate::lane::Lane;
 use crate::meter::Meter;
 use crate::options::Shape;
 use crate::report::publish;
 
-const STREAM: &str = "BENCH";
-/// Messages asked for at once from JetStream.
-const PULL: usize = 200;
+/// Unacknowledged messages of a JetStream consumer, unless the windows are larger: the default of the server.
+const ACK_PENDING: u32 = 1_000;
 
 /// Where a receiver gets its messages.
 enum Source {
@@ -61,25 +60,35 @@ impl Nats {
         }
     }
 
-    /// Makes the stream afresh.
+    /// The stream of receiver `n`: one for each publisher in pairs, one for all otherwise.
+    fn stream(&self, n: usize) -> String {
+        match self.options.shape {
+            Shape::Pairs => format!("BENCH-{}", n / self.options.load.subscribers as usize),
+            Shape::FanIn | Shape::Shared => "BENCH".into(),
+        }
+    }
+
+    /// Makes the streams afresh.
     async fn declare(&mut self) -> Result<()> {
         if self.options.kind == NatsKind::Core {
             return Ok(());
         }
         let context = jetstream::new(self.client().await?);
-        let _ = context.delete_stream(STREAM).await;
+        // A work queue takes one consumer for each subject.
         let retention = match self.options.shape {
+            Shape::Pairs if self.options.load.subscribers == 1 => RetentionPolicy::WorkQueue,
             Shape::Shared => RetentionPolicy::WorkQueue,
             Shape::Pairs | Shape::FanIn => RetentionPolicy::Interest,
         };
-        let config = Config {
-            name: STREAM.into(),
-            subjects: vec!["bench.>".into()],
-            retention,
-            storage: StorageType::File,
-            ..Config::default()
-        };
-        context.create_stream(config).await?;
+        let pairs = self.options.shape == Shape::Pairs;
+        for publisher in 0..if pairs { self.options.load.publishers } else { 1 } {
+            let name = self.stream((publisher * self.options.load.subscribers) as usize);
+            let _ = context.delete_stream(&name).await;
+            let subjects = vec![if pairs { subject(publisher) } else { "bench.>".into() }];
+            let storage = StorageType::File;
+            let config = Config { name, subjects, retention, storage, ..Config::default() };
+            context.create_stream(config).await?;
+        }
         Ok(())
     }
 
@@ -96,15 +105,19 @@ impl Nats {
             return Ok(Source::Core(subscriber));
         }
         let name = if shared { "shared".to_owned() } else { format!("own-{n}") };
+        let load = &self.options.load;
+        let sharing = if shared { load.subscribers } else { 1 };
         let config = pull::Config {
             durable_name: Some(name.clone()),
             ack_policy: AckPolicy::Explicit,
             filter_subject: filter.into(),
+            max_ack_pending: i64::from(load.window.saturating_mul(sharing).max(ACK_PENDING)),
             ..pull::Config::default()
         };
-        let stream = jetstream::new(client).get_stream(STREAM).await?;
+        let stream = jetstream::new(client).get_stream(self.stream(n)).await?;
         let consumer: PullConsumer = stream.get_or_create_consumer(&name, config).await?;
-        let messages = consumer.stream().max_messages_per_batch(PULL).messages().await?;
+        let messages =
+            consumer.stream().max_messages_per_batch(load.window as usize).messages().await?;
         Ok(Source::Jetstream(messages))
     }
 

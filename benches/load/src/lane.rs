@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::account::{Account, Stamp};
+use crate::account::Account;
+#[cfg(feature = "peers")]
+use crate::account::Stamp;
 use crate::options::Load;
 
 /// Messages a publisher sends at most before it lets others run.
 const BURST: u64 = 256;
 
 /// One publisher's way to its receivers.
-pub(super) struct Lane {
+pub(crate) struct Lane {
     account: Rc<Account>,
     load: Load,
     publisher: u32,
@@ -28,7 +30,7 @@ pub(super) struct Lane {
 impl Lane {
     /// A lane to `places` receivers for each publisher. `answered`: the broker acknowledges what is
     /// published, so the window is the caller's.
-    pub(super) fn all(
+    pub(crate) fn all(
         account: &Rc<Account>,
         load: &Load,
         places: u32,
@@ -45,7 +47,7 @@ impl Lane {
     }
 
     /// Waits until something may go; returns how many. 0: everything was sent.
-    pub(super) async fn allowance(&self, sent: u64) -> u64 {
+    pub(crate) async fn allowance(&self, sent: u64) -> u64 {
         while sent < self.load.messages {
             self.account.tick();
             let due = self.account.due().saturating_sub(sent);
@@ -66,12 +68,13 @@ impl Lane {
     }
 
     /// Stamps `payload` as message `number`.
-    pub(super) fn stamp(&self, number: u64, payload: &mut [u8]) {
+    pub(crate) fn stamp(&self, number: u64, payload: &mut [u8]) {
         self.account.stamp(number, self.publisher).write(payload);
     }
 
+    #[cfg(feature = "peers")]
     /// The receiver at `place` got `stamp`.
-    pub(super) fn came(&self, place: usize, stamp: Stamp) {
+    pub(crate) fn came(&self, place: usize, stamp: Stamp) {
         if let Some(delivered) = &self.delivered {
             let mut delivered = delivered.borrow_mut();
             delivered[place] = delivered[place].max(stamp.number + 1);
