@@ -6,9 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use fluxmq_client::{
-    Client, ClientOptions, Consumer, Delivery, Message, Publisher, QueueOptions, Receipt,
-};
+use fluxmq_client::{Client, ClientOptions, Consumer, Message, Publisher, QueueOptions, Receipt};
 use tokio::task::JoinSet;
 
 use crate::account::{Account, Receiver, tallies};
@@ -115,20 +113,17 @@ async fn connect(options: &QueueWork, n: usize) -> Result<Client> {
 }
 
 async fn consume(mut consumer: Consumer, mut receiver: Receiver) -> Result<()> {
-    let mut take = |consumer: &Consumer, delivery: &Delivery| {
-        let stamp = receiver.message(&delivery.message().payload())?;
-        consumer.ack(delivery.offset());
-        if stamp.is_some() {
-            receiver.account.settled();
-        }
-        Ok::<_, anyhow::Error>(())
-    };
     loop {
         let first = consumer.next().await?;
         receiver.account.tick();
-        take(&consumer, &first)?;
-        while let Some(delivery) = consumer.try_next()? {
-            take(&consumer, &delivery)?;
+        let mut next = Some(first);
+        while let Some(delivery) = next {
+            let stamp = receiver.message(&delivery.message().payload())?;
+            consumer.ack(delivery.offset());
+            if stamp.is_some() {
+                receiver.account.settled();
+            }
+            next = consumer.try_next()?;
         }
         // Others have their turn: what was said goes out together.
         tokio::task::yield_now().await;

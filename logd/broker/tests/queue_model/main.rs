@@ -21,7 +21,7 @@ const NAMES: [&str; 3] = ["qa", "qb", "qc"];
 const GROUPS: [&str; 3] = ["default", "ga", "gb"];
 const FILTERS: [&str; 4] = ["a", "a/#", "+", "b"];
 const TOPICS: [&str; 4] = ["a", "b", "a/b", "c"];
-const GATEWAYS: [u64; 2] = [5, 6];
+const GATEWAYS: [u64; 2] = [5 << 20, 6 << 20];
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 struct Random(u64);

@@ -10,7 +10,7 @@ use fluxmq_names::ShardId;
 use logd_broker::limits::STEPS_MAX;
 use logd_broker::{Broker, Effect, QueueStats};
 
-pub(crate) const GATEWAY: u64 = 7;
+pub(crate) const GATEWAY: u64 = 7 << 20;
 
 pub(crate) struct Shard {
     pub(crate) broker: Broker,
