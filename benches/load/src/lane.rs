@@ -48,7 +48,10 @@ impl Lane {
 
     /// Waits until something may go; returns how many. 0: everything was sent.
     pub(crate) async fn allowance(&self, sent: u64) -> u64 {
-        while sent < self.load.messages {
+        if sent >= self.load.messages {
+            return 0;
+        }
+        loop {
             self.account.tick();
             let due = self.account.due().saturating_sub(sent);
             let room = match &self.delivered {
@@ -64,7 +67,6 @@ impl Lane {
                 n => return n,
             }
         }
-        0
     }
 
     /// Stamps `payload` as message `number`.

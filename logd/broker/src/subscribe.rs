@@ -96,9 +96,11 @@ impl Broker {
             return (TOPIC_FILTER_INVALID, false);
         }
         let Some(session) = self.state.sessions.get_mut(id) else { return (QUOTA_EXCEEDED, false) };
-        let queues = |f: &&Box<str>| f.starts_with(SHARED) || f.starts_with(QUEUE);
+        let consumes = |f: &str| f.starts_with(SHARED) || f.starts_with(QUEUE);
         let known = session.subscriptions.contains_key(filter);
-        if !known && session.subscriptions.keys().filter(queues).count() >= SESSION_QUEUES_MAX {
+        if !known
+            && session.subscriptions.keys().filter(|f| consumes(f)).count() >= SESSION_QUEUES_MAX
+        {
             return (QUOTA_EXCEEDED, false);
         }
         let subscription = Subscription { options, identifier, interval: 0 };

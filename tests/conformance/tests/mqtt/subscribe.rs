@@ -250,7 +250,7 @@ fn a_refusal_from_a_member_discards_the_message() {
     // One for each.
     writer.publish(2, "refusal", 1, b"x");
     writer.publish(2, "refusal", 1, b"y");
-    members[1].receive();
+    assert_eq!(members[1].receive().qos, 1);
     let got = members[0].read_publish();
     let [high, low] = got.id.to_be_bytes();
     members[0].send(&conformance::wire::packet(0x40, &[high, low, 0x80]));
