@@ -61,6 +61,8 @@ pub(crate) struct Account {
     received: Cell<u64>,
     settled: Cell<u64>,
     expected: u64,
+    /// Publishes that were confirmed.
+    confirmed: Cell<u64>,
     /// Everything that is expected was settled.
     complete: Notify,
     /// When the last message was settled: what waits for still runs to end is not part of the run.
@@ -82,6 +84,7 @@ impl Account {
             received: Cell::new(0),
             settled: Cell::new(0),
             expected,
+            confirmed: Cell::new(0),
             complete: Notify::new(),
             ended: Cell::new(None),
         }))
@@ -118,6 +121,11 @@ impl Account {
             self.ended.set(Some(Instant::now()));
             self.complete.notify_one();
         }
+    }
+
+    /// A publish is confirmed: the broker is at work, though it may deliver nothing meanwhile.
+    pub(crate) fn confirmed(&self) {
+        self.confirmed.set(self.confirmed.get() + 1);
     }
 
     /// The run as a report; the seconds end with the last message that was settled.
@@ -184,7 +192,8 @@ impl Account {
         while moved.1.elapsed() < STILL_MAX {
             beats.tick().await;
             bar.set_position(self.received.get());
-            let at = self.received.get() + self.settled.get() + self.doubled.get();
+            let delivered = self.received.get() + self.settled.get() + self.doubled.get();
+            let at = delivered + self.confirmed.get();
             if at != moved.0 {
                 moved = (at, Instant::now());
             }

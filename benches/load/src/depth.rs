@@ -262,8 +262,8 @@ async fn bound(options: &DepthOptions) -> Result<Value> {
     Ok(json!({
         "work": "bound", "queues": options.queues, "messages": options.messages, "size": options.size,
         "shards_with_a_destination": options.shards, "published_per_s": per_s,
-        "written_per_payload": grew("fluxmq_log_written_bytes") / payload,
-        "entries_per_payload": grew("fluxmq_log_payload_bytes") / payload,
+        "written_per_payload": grew("fluxmq_log_written_bytes_total") / payload,
+        "entries_per_payload": grew("fluxmq_log_payload_bytes_total") / payload,
         "cpu_us": used.cpu_us / options.messages as f64,
         "rss_anon_growth_kib": used.rss_anon_growth_kib,
     }))

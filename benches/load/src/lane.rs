@@ -74,6 +74,11 @@ impl Lane {
         self.account.stamp(number, self.publisher).write(payload);
     }
 
+    /// A publish is confirmed.
+    pub(crate) fn confirmed(&self) {
+        self.account.confirmed();
+    }
+
     #[cfg(feature = "peers")]
     /// The receiver at `place` got `stamp`.
     pub(crate) fn came(&self, place: usize, stamp: Stamp) {

@@ -142,6 +142,7 @@ async fn produce(publisher: Publisher, load: Load, lanes: Rc<[Lane]>, number: u3
                 && let Some(oldest) = open.pop_front()
             {
                 oldest.stored().await?;
+                lane.confirmed();
             }
             lane.stamp(message, &mut payload);
             open.push_back(publisher.publish(Message::new(payload.clone())).await?);
@@ -154,6 +155,7 @@ async fn produce(publisher: Publisher, load: Load, lanes: Rc<[Lane]>, number: u3
     }
     for receipt in open {
         receipt.stored().await?;
+        lane.confirmed();
     }
     Ok(())
 }

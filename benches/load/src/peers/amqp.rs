@@ -190,6 +190,7 @@ async fn produce(
         for number in sent..sent + allowance {
             if open.len() == options.load.window as usize {
                 confirmed(open.pop_front()).await?;
+                lane.confirmed();
             }
             lane.stamp(number, &mut payload);
             let (to, key) = (exchange.as_str().into(), "".into());
@@ -207,6 +208,7 @@ async fn produce(
     }
     while !open.is_empty() {
         confirmed(open.pop_front()).await?;
+        lane.confirmed();
     }
     Ok(())
 }

@@ -74,6 +74,11 @@ impl Nats {
             return Ok(());
         }
         let context = jetstream::new(self.client().await?);
+        // Those of an earlier run may have the same subjects.
+        let names: Vec<_> = context.stream_names().collect().await;
+        for name in names {
+            context.delete_stream(name?).await?;
+        }
         // A work queue takes one consumer for each subject.
         let retention = match self.options.shape {
             Shape::Pairs if self.options.load.subscribers == 1 => RetentionPolicy::WorkQueue,
@@ -83,7 +88,6 @@ impl Nats {
         let pairs = self.options.shape == Shape::Pairs;
         for publisher in 0..if pairs { self.options.load.publishers } else { 1 } {
             let name = self.stream((publisher * self.options.load.subscribers) as usize);
-            let _ = context.delete_stream(&name).await;
             let subjects = vec![if pairs { subject(publisher) } else { "bench.>".into() }];
             let storage = StorageType::File;
             let config = Config { name, subjects, retention, storage, ..Config::default() };
@@ -190,6 +194,7 @@ async fn send(
                 let oldest: jetstream::context::PublishAckFuture =
                     open.pop_front().context("window of 0")?;
                 oldest.into_future().await?;
+                lane.confirmed();
             }
             open.push_back(context.publish(subject.clone(), bytes).await?);
         }
@@ -201,6 +206,7 @@ async fn send(
     }
     for ack in open {
         ack.into_future().await?;
+        lane.confirmed();
     }
     client.flush().await?;
     Ok(())
