@@ -679,10 +679,8 @@ impl Model {
             }
             QueueCommand::GroupJoin { group, priority, stays, .. } => {
                 let Some(g) = q.groups.get_mut(group) else { return missing };
-                let joined = g.join(
-                    position,
-                    (if *stays == Stays::UntilItLeaves { 0 } else { gateway }, *priority),
-                );
+                let of = if *stays == Stays::UntilItLeaves { 0 } else { gateway };
+                let joined = g.join(position, (of, *priority));
                 if matches!(joined, Outcome::Joined { .. }) {
                     q.touched_ms = now_ms;
                 }
