@@ -38,8 +38,8 @@ use crate::windows::Windows;
 
 /// Requests taken before something else has its turn.
 const REQUESTS: usize = 256;
-/// An owner that runs so much later than it wanted was stopped.
-const LATE_MS: u64 = 500;
+/// An owner that runs so much later than it wanted was stopped. Renewals come each second: less takes no lease.
+const LATE_MS: u64 = 2_000;
 
 /// What comes to the owner task.
 pub(crate) enum Incoming {

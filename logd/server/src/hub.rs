@@ -145,9 +145,9 @@ impl Hub {
     }
 
     /// This process was stopped, or had no CPU, while leases ran out: what gateways asked for in the meantime lies
-    /// unread. As when a hub begins, each has the length of a lease to say that it is there.
+    /// unread. As when a hub begins, each that has a link has the length of a lease to say that it is there.
     pub(crate) fn woke_up(&mut self, now_ms: u64) {
-        for party in self.parties.values_mut().filter(|p| !p.local) {
+        for party in self.parties.values_mut().filter(|p| !p.local && p.link.is_some()) {
             party.lease_until_ms = party.lease_until_ms.max(now_ms + LEASE_HERE_MS);
         }
     }
