@@ -199,7 +199,7 @@ fn a_client_id_that_is_too_long_is_refused() {
 }
 
 /// 5.0: 3.1.4-3 3.1.4-4
-/// 3.1.1: 3.1.4-2 3.1.4-3
+/// 3.1.1: 3.1.4-2
 #[test]
 fn a_newer_connection_takes_over() {
     for level in BOTH {

@@ -145,6 +145,12 @@ fn quality_of_service_and_packet_ids_are_checked() {
                 ack(0x62, 0),
             ],
         );
+        // QoS 0 has none: what stands there is payload.
+        let mut client = Client::clean(at(), level, &format!("no-id-{level}"));
+        client.subscribe(&[("no-id", 0)]);
+        client.send(&publish(level, 0, "no-id", 0, &[], b"payload"));
+        let got = client.receive();
+        assert_eq!((got.qos, &got.payload[..]), (0, &b"payload"[..]));
     }
 }
 

@@ -54,9 +54,12 @@ fn an_empty_retained_message_deletes_and_is_delivered() {
         retain(level, &topic, b"");
         let got = live.receive();
         assert_eq!((got.retain, got.payload), (false, b"".to_vec()), "an established subscription");
+        // What is retained comes filter by filter: behind the first there is nothing before the second.
+        let marker = format!("{topic}-marker");
+        retain(level, &marker, b"marker");
         let mut late = Client::clean(at(), level, &format!("{topic}-late"));
-        late.subscribe(&[(&topic, 0)]);
-        late.nothing_more();
+        late.subscribe(&[(&topic, 0), (&marker, 0)]);
+        assert_eq!(late.receive().topic, marker);
     }
 }
 
@@ -136,8 +139,9 @@ fn a_retained_message_keeps_its_properties_and_has_the_identifier() {
 fn a_shared_subscription_gets_no_retained_messages() {
     retain(5, "retained-shared", b"x");
     let mut client = Client::clean(at(), 5, "retained-shared");
-    client.subscribe(&[("$share/g/retained-shared", 1)]);
-    client.nothing_more();
+    retain(5, "retained-shared-marker", b"marker");
+    client.subscribe(&[("$share/g/retained-shared", 1), ("retained-shared-marker", 1)]);
+    assert_eq!(client.receive().payload, b"marker", "it would come before");
 }
 
 /// 5.0: 3.3.1-9 3.8.4-8 3.3.1-1 4.4.0-1

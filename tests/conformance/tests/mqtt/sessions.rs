@@ -7,7 +7,7 @@ use conformance::wire::{Client, Connect, ack, four, packet, properties, publish}
 use crate::{BOTH, at};
 
 /// 5.0: 3.1.2-4 3.1.2-5 3.1.2-6 3.2.2-2 3.2.2-3 3.1.2-23 4.1.0-1 3.1.4-4
-/// 3.1.1: 3.1.2-4 3.1.2-6 3.2.2-1 3.2.2-2 3.2.2-3 4.1.0-1 4.1.0-2
+/// 3.1.1: 3.1.2-4 3.1.2-6 3.1.4-3 3.2.2-1 3.2.2-2 3.2.2-3 4.1.0-1 4.1.0-2
 #[test]
 fn a_session_is_kept_resumed_and_discarded() {
     for level in BOTH {
