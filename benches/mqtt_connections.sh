@@ -28,16 +28,17 @@ openssl x509 -req -in "$work/request" -CA "$work/ca.pem" -CAkey "$work/ca.key" -
 ours() {
   local name=$1
   shift
+  rm -f "$work/$name"
   "$@" >"$work/$name" 2>&1 &
   pids+=($!)
-  until grep -q '^ready' "$work/$name"; do kill -0 "${pids[-1]}" || { cat "$work/$name"; exit 1; }; sleep 0.1; done
+  until grep -qs "^ready" "$work/$name"; do kill -0 "${pids[-1]}" || { cat "$work/$name"; exit 1; }; sleep 0.1; done
 }
 
 mosquitto_on() {
-  printf '%s\n' "listener $port 127.0.0.1" 'allow_anonymous true' 'max_connections -1' "$@" >"$work/mosquitto.conf"
+  printf '%s\n' "listener $port 127.0.0.1" 'user root' 'allow_anonymous true' 'max_connections -1' "$@" >"$work/mosquitto.conf"
   mosquitto -c "$work/mosquitto.conf" >"$work/mosquitto" 2>&1 &
   pids+=($!)
-  until (: >"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do sleep 0.1; done
+  until (: >"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do kill -0 "${pids[-1]}" || { cat "$work/mosquitto"; exit 1; }; sleep 0.1; done
 }
 
 gateway() { # NAME PORT

@@ -19,9 +19,10 @@ mkdir -p "$out"
 ours() {
   local name=$1
   shift
+  rm -f "$work/$name"
   "$@" >"$work/$name" 2>&1 &
   pids+=($!)
-  until grep -q '^ready' "$work/$name"; do kill -0 "${pids[-1]}" || { cat "$work/$name"; exit 1; }; sleep 0.1; done
+  until grep -qs "^ready" "$work/$name"; do kill -0 "${pids[-1]}" || { cat "$work/$name"; exit 1; }; sleep 0.1; done
 }
 
 start() {
@@ -59,7 +60,7 @@ for kind in ${KINDS:-transient persistent}; do
       rm -f "$work/done"
       most "$work/done" >"$work/most" &
       watcher=$!
-      args=(--addr 127.0.0.1:$port --metrics 127.0.0.1:$((port + 1)) --publishers 1 --subscribers 1 --messages "$messages" --rate "$rate" --window 5000
+      args=(--addr 127.0.0.1:$port --metrics 127.0.0.1:$((port + 1)) --publishers 1 --subscribers 1 --messages "$messages" --rate "$rate" --window 200
         --qos "$qos" --deaf $deaf --mqtt 5 --limit-s 400 --json "$out/$name.json")
       for p in "${pids[@]}"; do args+=(--pid "$p"); done
       [ $kind = transient ] || args+=(--persistent)

@@ -113,7 +113,7 @@ fn users_rules_and_client_ids_are_read_from_a_file() {
     assert_eq!(connack("ann", Some(("ann", "one"))), 0);
     assert_eq!(connack("bob:7", Some(("bob", "two"))), 0);
     assert_eq!(connack("ann", Some(("ann", "two"))), 4, "the password of another");
-    assert_eq!(connack("ann", None), 4, "nobody without a name");
+    assert_eq!(connack("ann", None), 5, "nobody without a name");
     assert_eq!(connack("ann", Some(("bob", "two"))), 5, "the client id of another");
     let suback = |user: (&str, &str), filter: &str| {
         let mut io = tcp(place.port);
