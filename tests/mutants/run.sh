@@ -29,7 +29,7 @@ acknowledge_before_commit chaos fluxmq_is_killed
 suback_before_barrier chaos suback
 barrier_waits_for_nobody chaos suback
 lease_not_tested chaos wakes_up_late
-leases_end_together chaos every_step
+leases_end_together chaos wills_of
 filter_not_announced chaos below_one_level
 relay_acknowledged_before_taken chaos relayed_message
 relay_not_said_again chaos relayed_message

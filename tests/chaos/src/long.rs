@@ -52,7 +52,7 @@ pub(crate) fn takeover(shards: u32, plan: takeover::Plan) -> bool {
     println!("{outcome:?}");
     let takeover::Outcome { lost, twice, late, wills_wrong, takeovers, .. } = outcome;
     let mut good = lost + twice + late + wills_wrong == 0 && takeovers == plan.ids * plan.takeovers;
-    good &= takeover::transient(&pair);
+    good &= takeover::transient(&pair) && !takeover::before_the_old_is_gone(&pair);
     for old in [Old::CutOff, Old::Stopped, Old::Dead] {
         let faults = takeover::from(&mut pair, old);
         println!("the old gateway is {old:?}: {faults:?}");

@@ -86,6 +86,8 @@ pub struct Race {
     pub lost: u64,
     /// An older one came after a newer.
     pub backwards: u64,
+    /// The newest came twice, read and live: allowed.
+    pub again: u64,
 }
 
 /// Publishes and subscribes at the same moment, `rounds` times: on two gateways, and on one.
@@ -119,9 +121,11 @@ pub fn race(pair: &Pair, rounds: u64) -> Race {
             if packet.first == 0x90 {
                 subscribed = true;
             } else if let Some(message) = subscriber.answer(&packet).expect("it stands") {
-                // One of an earlier round comes after its newer one.
+                // One of an earlier round comes behind the newest: it may be the same again, but none before it.
                 let ours = message.topic == topic;
-                race.backwards += u64::from(!ours || message.number() < newest);
+                let last = if ours { newest } else { 2 };
+                race.backwards += u64::from(message.number() < last);
+                race.again += u64::from(message.number() == last);
                 newest = if ours { newest.max(message.number()) } else { newest };
             }
         }

@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::mpsc::channel;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mqtt_codec::{PacketType, Version};
 
 use crate::client::{Client, Options, Packet, message};
 use crate::pair::Pair;
 use crate::process::Part;
+use crate::proxy::Lane;
 
 /// How much.
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +92,7 @@ struct Shared {
     stop: AtomicBool,
 }
 
-const PUBLISHERS: u64 = 4;
+const PUBLISHERS: u64 = 8;
 
 /// Ids connect from both gateways in turn and leave every connection standing, while they are published to.
 ///
@@ -210,7 +212,7 @@ fn move_about(ports: [u16; 2], id: u64, plan: Plan, shared: &Shared) -> (Half, u
                 late += leave(old, &mut half);
             }
         }
-        stay(&mut client, &mut half, random.u64(..4));
+        stay(&mut client, &mut half, random.u64(1..4));
         current = Some(client);
     }
     if shared.moved.load(SeqCst) == plan.ids * plan.takeovers {
@@ -231,7 +233,8 @@ fn move_about(ports: [u16; 2], id: u64, plan: Plan, shared: &Shared) -> (Half, u
 fn stay(client: &mut Client, half: &mut Half, messages: u64) {
     let enough = half.next + messages;
     while half.next < enough {
-        let Some(packet) = client.read_within(Duration::from_millis(50)).expect("it stands") else {
+        let Some(packet) = client.read_within(Duration::from_millis(200)).expect("it stands")
+        else {
             return;
         };
         let answer = half.take(client, &packet);
@@ -273,6 +276,9 @@ pub struct Faults {
     /// Messages that an acknowledgement to the old gateway settled.
     pub settled_by_old: u64,
 }
+
+/// A new connection goes on after this, whether the old one is gone or not (G1).
+const WAIT: Duration = Duration::from_secs(2);
 
 /// Messages before the takeover, half of them QoS 2, and after it.
 const BEFORE: u64 = 60;
@@ -354,6 +360,32 @@ fn unanswered(client: &mut Client, count: u64) -> BTreeMap<u64, u16> {
         }
     }
     ids
+}
+
+/// The old gateway is not told for a while: whether the new connection has its CONNACK before that.
+///
+/// # Panics
+/// A client is refused.
+#[must_use]
+pub fn before_the_old_is_gone(pair: &Pair) -> bool {
+    let mut first = pair.transient(0, "told late");
+    pair.proxies[0].hold_down(Lane::Deliver, true);
+    let began = Instant::now();
+    let (tx, rx) = channel();
+    let early = thread::scope(|scope| {
+        scope.spawn(move || {
+            let client = pair.transient(1, "told late");
+            let waited = began.elapsed();
+            // Nobody waits for one that came when it should.
+            let _ = tx.send(waited);
+            drop(client);
+        });
+        let early = rx.recv_timeout(Duration::from_millis(300)).is_ok_and(|waited| waited < WAIT);
+        pair.proxies[0].hold_down(Lane::Deliver, false);
+        early
+    });
+    while first.read().is_ok() {}
+    early
 }
 
 /// The one connection of a transient client is the last one: the one before is told so. True when it was.

@@ -118,6 +118,7 @@ fn sessions_move_between_gateways_under_qos_2() {
     assert_eq!((lost, twice, late, wills_wrong), (0, 0, 0, 0), "{outcome:?}");
     assert_eq!(outcome.takeovers, 80);
     assert!(takeover::transient(&pair), "the client id of a transient client is one");
+    assert!(!takeover::before_the_old_is_gone(&pair), "CONNACK before the old owner was told");
     is_quiet(&pair);
 }
 
