@@ -57,9 +57,14 @@ fn an_empty_retained_message_deletes_and_is_delivered() {
         // What is retained comes filter by filter: behind the first there is nothing before the second.
         let marker = format!("{topic}-marker");
         retain(level, &marker, b"marker");
-        let mut late = Client::clean(at(), level, &format!("{topic}-late"));
-        late.subscribe(&[(&topic, 0), (&marker, 0)]);
-        assert_eq!(late.receive().topic, marker);
+        for late in [
+            Connect::new(level, &format!("{topic}-late")),
+            Connect::kept(level, &format!("{topic}-kept")),
+        ] {
+            let mut late = Client::connect(at(), &late);
+            late.subscribe(&[(&topic, 1), (&marker, 1)]);
+            assert_eq!(late.receive().topic, marker);
+        }
     }
 }
 
