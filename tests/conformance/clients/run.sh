@@ -28,7 +28,7 @@ client() {
     browser) mkdir "$work/browser" && (cd "$work/browser" && npm --silent --no-fund install mqtt@5 >/dev/null) &&
       bash "$here/browser.sh" "$fluxmq" "$work/browser" ;;
     go5) cp -r "$here/go5" "$work/go5" && cd "$work/go5" && go mod tidy >/dev/null 2>&1 && go run . 127.0.0.1 $port ;;
-    rumqttc) cp -r "$here/rumqttc" "$work/rumqttc" && cd "$work/rumqttc" &&
+    rumqttc) cp -r "$here/rumqttc" "$work/rumqttc" && cd "$work/rumqttc" && mv manifest.toml Cargo.toml &&
       CARGO_TARGET_DIR="${RUMQTTC_TARGET_DIR:-$work/rumqttc/target}" cargo run -q -- 127.0.0.1 $port ;;
     java) cp -r "$here/java" "$work/java" && cd "$work/java" && mvn -q -B compile dependency:build-classpath -Dmdep.outputFile=path >/dev/null &&
       java -cp "target/classes:$(cat path)" Scenarios 127.0.0.1 $port ;;
