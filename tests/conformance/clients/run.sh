@@ -40,6 +40,7 @@ good=0 bad=0
 for name in $only; do
   ( client "$name" ) >"$work/said" 2>&1
   rc=$?
+  sed -i 's/\x1b\[[0-9;]*m//g' "$work/said" # maven colours the end of its lines
   cat "$work/said"
   good=$((good + $(grep -c '^ok ' "$work/said")))
   [ $rc -eq 0 ] || { echo "FAIL $name"; bad=$((bad + 1)); }
