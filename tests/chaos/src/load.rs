@@ -151,6 +151,9 @@ impl Publisher {
                 }
                 // Nothing is under way; a closed connection is seen here.
                 if let Some(packet) = client.read_within(Duration::from_millis(2))? {
+                    if packet.kind() == 14 {
+                        return Err(packet.goodbye());
+                    }
                     panic!("{} gets {packet:?}", self.name);
                 }
                 continue;
