@@ -260,6 +260,7 @@ mod tests {
         let io = Transport::Plain(socket.expect("connects"));
         let task = serve(io, Box::default(), places, gateway);
         let sizes = (size_of_val(&task), size_of::<Client>());
-        assert!(sizes.0 <= 264 && sizes.1 <= 352, "task, client: {sizes:?}");
+        // With the counts of its Rc the client fills the allocator's class of 384 bytes.
+        assert!(sizes.0 <= 264 && sizes.1 <= 368, "task, client: {sizes:?}");
     }
 }

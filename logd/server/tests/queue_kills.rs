@@ -5,16 +5,17 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests are not seen as tests
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use fluxmq_client::{Client, ClientError, Consumer, QueueOptions, Start};
+use fluxmq_client::{Client, ClientError, Consumer, QueueInfo, QueueOptions, Start};
+use tokio::runtime::Runtime;
 
 const PRODUCERS: u64 = 4;
 const CONSUMERS: u64 = 4;
@@ -63,7 +64,17 @@ impl Ledger {
     }
 }
 
-fn start_logd(dir: &Path, port: u16) -> Child {
+/// A `logd`, killed when it goes out of scope.
+struct Logd(Child);
+
+impl Drop for Logd {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start_logd(dir: &Path, port: u16) -> Logd {
     let mut child = Command::new(env!("CARGO_BIN_EXE_logd"))
         .args(["--grpc", &format!("127.0.0.1:{port}")])
         .env("FLUXMQ_ADMIN_LISTEN", "off")
@@ -74,7 +85,7 @@ fn start_logd(dir: &Path, port: u16) -> Child {
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let ready = lines.map_while(Result::ok).any(|line| line.starts_with("ready in "));
     assert!(ready, "it ended before it was ready");
-    child
+    Logd(child)
 }
 
 async fn produce(client: Client, producer: u64, ledger: Arc<Ledger>) {
@@ -179,6 +190,115 @@ async fn settle_batch(
     ledger.held.fetch_sub(count, SeqCst);
 }
 
+/// Begins to publish and to consume.
+fn start_load(
+    runtime: &Runtime,
+    url: &str,
+    seed: u64,
+    ledger: &Arc<Ledger>,
+) -> (Vec<tokio::task::JoinHandle<()>>, Vec<std::thread::JoinHandle<u64>>) {
+    let producer = |n| {
+        let (url, ledger) = (url.to_owned(), ledger.clone());
+        runtime.spawn(async move {
+            produce(Client::connect([url]).await.unwrap(), n, ledger).await;
+        })
+    };
+    let consumer = |n| {
+        let (url, ledger) = (url.to_owned(), ledger.clone());
+        std::thread::spawn(move || {
+            let mut random = Random(seed * 1_000 + n);
+            let mut deaths = 0;
+            loop {
+                // A program of its own each time: when its runtime goes, so does its link, without a word.
+                let mut own = tokio::runtime::Builder::new_current_thread();
+                let own = own.enable_all().build().unwrap();
+                let died = own.block_on(consume(url.clone(), &mut random, &ledger));
+                own.shutdown_background();
+                if !died {
+                    return deaths;
+                }
+                deaths += 1;
+            }
+        })
+    };
+    ((0..PRODUCERS).map(producer).collect(), (0..CONSUMERS).map(consumer).collect())
+}
+
+/// Waits until it is under load: more was settled since the last kill, and much is in flight. Gives how many
+/// publishes are unanswered and how many messages are held.
+fn wait_for_load(runtime: &Runtime, client: &Client, ledger: &Ledger, pause: u64) -> (u64, u64) {
+    let before = ledger.settled.lock().unwrap().len();
+    let due = Instant::now() + Duration::from_secs(60);
+    loop {
+        assert!(Instant::now() < due, "nothing goes on");
+        let held = runtime.block_on(client.queue("work")).unwrap().groups[0].leased;
+        let unanswered = ledger.unanswered.load(SeqCst);
+        let went_on = ledger.settled.lock().unwrap().len() >= before + 1_000;
+        if went_on && unanswered > 0 && unanswered + held >= IN_FLIGHT {
+            return (unanswered, held);
+        }
+        std::thread::sleep(Duration::from_millis(pause));
+    }
+}
+
+/// Waits until everything is settled or dead.
+async fn drained(client: &Client) -> QueueInfo {
+    let due = Instant::now() + Duration::from_secs(120);
+    loop {
+        let info = client.queue("work").await.unwrap();
+        if info.messages == 0 && info.moving == 0 {
+            return info;
+        }
+        assert!(Instant::now() < due, "not everything is settled in the end: {info:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What died; each for the one reason there is.
+async fn dead_letters(client: &Client) -> BTreeSet<String> {
+    let mut dead = BTreeSet::new();
+    let mut reader = client.reader("dead", Start::First).await.unwrap();
+    while let Some(item) = reader.next_or_end().await.unwrap() {
+        let text = String::from_utf8(item.message.payload().to_vec()).unwrap();
+        let letter = item.message.dead.unwrap();
+        assert_eq!((letter.reason as u8, letter.count), (4, LIMIT), "{text}");
+        assert!(dead.insert(text), "dead twice");
+    }
+    dead
+}
+
+fn judge(ledger: &Ledger, dead: &BTreeSet<String>, work: &QueueInfo) {
+    let stored = ledger.stored.lock().unwrap();
+    let settled = ledger.settled.lock().unwrap();
+    let uncertain = ledger.uncertain.lock().unwrap();
+    let known =
+        |t: &&String| settled.contains_key(*t) || dead.contains(*t) || uncertain.contains_key(*t);
+    let missing: Vec<_> = stored.keys().filter(|t| !known(t)).collect();
+    let twice = settled.values().filter(|n| **n > 1).count();
+    let both = settled.keys().filter(|t| dead.contains(*t)).count();
+    let poison = stored.keys().filter(|t| t.ends_with("poison"));
+    let alive = poison.filter(|t| !dead.contains(*t)).count();
+    eprintln!(
+        "stored {}, settled {}, dead {} (of them poison {}), late settlements refused {}; missing {}, settled twice \
+         {twice}, settled and dead {both}, poison not dead {alive}; queue: next {}, messages {}",
+        stored.len(),
+        settled.len(),
+        dead.len(),
+        dead.iter().filter(|t| t.ends_with("poison")).count(),
+        ledger.refused.load(SeqCst),
+        missing.len(),
+        work.next,
+        work.messages,
+    );
+    assert!(missing.is_empty(), "{missing:?}");
+    assert_eq!((twice, both, alive), (0, 0, 0));
+    assert_eq!(work.next, stored.len() as u64, "each was stored once");
+    let limited = work.counters.as_ref().map(|c| c.delivery_limited);
+    assert_eq!(limited, Some(dead.len() as u64));
+    let offsets: BTreeSet<_> = stored.values().collect();
+    assert_eq!(offsets.len(), stored.len(), "no offset twice");
+}
+
 #[test]
 fn killed_under_load_a_queue_loses_nothing_and_settles_once() {
     let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
@@ -197,118 +317,25 @@ fn killed_under_load_a_queue_loses_nothing_and_settles_once() {
         client.declare("work", &options).await.unwrap();
         client
     });
-    let producers: Vec<_> = (0..PRODUCERS)
-        .map(|n| {
-            let (url, ledger) = (url.clone(), ledger.clone());
-            runtime.spawn(async move {
-                produce(Client::connect([url]).await.unwrap(), n, ledger).await;
-            })
-        })
-        .collect();
-    let consumers: Vec<_> = (0..CONSUMERS)
-        .map(|n| {
-            let (url, ledger) = (url.clone(), ledger.clone());
-            std::thread::spawn(move || {
-                let mut random = Random(seed * 1_000 + n);
-                let mut deaths = 0;
-                loop {
-                    // A program of its own each time: when its runtime goes, so does its link, without a word.
-                    let mut own = tokio::runtime::Builder::new_current_thread();
-                    let own = own.enable_all().build().unwrap();
-                    let died = own.block_on(consume(url.clone(), &mut random, &ledger));
-                    own.shutdown_background();
-                    if !died {
-                        return deaths;
-                    }
-                    deaths += 1;
-                }
-            })
-        })
-        .collect();
+    let (producers, consumers) = start_load(&runtime, &url, seed, &ledger);
     let mut random = Random(seed);
     for kill in 0..kills {
-        let before = ledger.settled.lock().unwrap().len();
-        // Under load: more was settled since the last kill, and much is in flight.
-        let due = std::time::Instant::now() + Duration::from_secs(60);
-        let (unanswered, held) = loop {
-            assert!(std::time::Instant::now() < due, "nothing goes on before kill {kill}");
-            let held = runtime.block_on(client.queue("work")).unwrap().groups[0].leased;
-            let unanswered = ledger.unanswered.load(SeqCst);
-            let went_on = ledger.settled.lock().unwrap().len() >= before + 1_000;
-            if went_on && unanswered > 0 && unanswered + held >= IN_FLIGHT {
-                break (unanswered, held);
-            }
-            std::thread::sleep(Duration::from_millis(random.below(20)));
-        };
-        logd.kill().unwrap();
-        logd.wait().unwrap();
+        let (unanswered, held) = wait_for_load(&runtime, &client, &ledger, random.below(20));
+        logd.0.kill().unwrap();
+        logd.0.wait().unwrap();
         println!("kill {kill}: {unanswered} publishes unanswered, {held} messages held");
         logd = start_logd(dir.path(), port);
     }
     ledger.stop_producers.store(true, SeqCst);
-    runtime.block_on(async {
+    let work = runtime.block_on(async {
         for producer in producers {
             producer.await.unwrap();
         }
-        // Until everything is settled or dead.
-        tokio::time::timeout(Duration::from_secs(120), async {
-            loop {
-                let info = client.queue("work").await.unwrap();
-                if info.messages == 0 && info.moving == 0 {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await
-        .unwrap_or_else(|_| eprintln!("not everything is settled in the end"));
-        let info = client.queue("work").await.unwrap();
-        assert_eq!((info.messages, info.moving), (0, 0), "{info:?}");
+        drained(&client).await
     });
     ledger.stop_consumers.store(true, SeqCst);
     let deaths: u64 = consumers.into_iter().map(|c| c.join().unwrap()).sum();
-    let (dead, work) = runtime.block_on(async {
-        let mut dead = BTreeMap::new();
-        let mut reader = client.reader("dead", Start::First).await.unwrap();
-        while let Some(item) = reader.next_or_end().await.unwrap() {
-            let text = String::from_utf8(item.message.payload().to_vec()).unwrap();
-            let letter = item.message.dead.unwrap();
-            assert_eq!((letter.reason as u8, letter.count), (4, LIMIT), "{text}");
-            assert!(dead.insert(text, ()).is_none(), "dead twice");
-        }
-        (dead, client.queue("work").await.unwrap())
-    });
-    let _ = logd.kill();
-    let _ = logd.wait();
-    let stored = ledger.stored.lock().unwrap();
-    let settled = ledger.settled.lock().unwrap();
-    let uncertain = ledger.uncertain.lock().unwrap();
-    let missing: Vec<_> = stored
-        .keys()
-        .filter(|t| {
-            !settled.contains_key(*t) && !dead.contains_key(*t) && !uncertain.contains_key(*t)
-        })
-        .collect();
-    let twice = settled.values().filter(|n| **n > 1).count();
-    let both = settled.keys().filter(|t| dead.contains_key(*t)).count();
-    let poison_not_dead =
-        stored.keys().filter(|t| t.ends_with("poison") && !dead.contains_key(*t)).count();
-    println!(
-        "seed {seed}: {kills} kills, {deaths} consumers died; stored {}, settled {}, dead {} (of them poison {}), late settlements refused {}; \
-         missing {}, settled twice {twice}, settled and dead {both}, poison not dead {poison_not_dead}; queue: next {}, messages {}",
-        stored.len(),
-        settled.len(),
-        dead.len(),
-        dead.keys().filter(|t| t.ends_with("poison")).count(),
-        ledger.refused.load(SeqCst),
-        missing.len(),
-        work.next,
-        work.messages,
-    );
-    assert!(missing.is_empty(), "{missing:?}");
-    assert_eq!((twice, both, poison_not_dead), (0, 0, 0));
-    assert_eq!(work.next, stored.len() as u64, "each was stored once");
-    assert_eq!(work.counters.unwrap().delivery_limited, dead.len() as u64);
-    let offsets: std::collections::BTreeSet<_> = stored.values().collect();
-    assert_eq!(offsets.len(), stored.len(), "no offset twice");
+    let dead = runtime.block_on(dead_letters(&client));
+    eprintln!("seed {seed}: {kills} kills, {deaths} consumers died");
+    judge(&ledger, &dead, &work);
 }

@@ -185,6 +185,12 @@ fn make_everything_happen(port: u16) -> Vec<TcpStream> {
         publisher.publish(&message("all/x", qos, 7, b"m")).expect("taken");
         session.receive().expect("delivered");
     }
+    // A message of a queue.
+    let mut worker =
+        Client::connect(port, &Options::clean("worker", Version::V5)).expect("connects");
+    worker.subscribe("$queue/q", 1).expect("subscribed");
+    publisher.publish(&message("$queue/q", 1, 7, b"m")).expect("taken");
+    worker.receive().expect("delivered");
     session.disconnect().expect("closed");
     let mut kept = message("all/kept", 1, 8, &[1; 100_000]);
     kept.retain = true;

@@ -41,6 +41,7 @@ async fn registered() -> (Rc<Backend>, LogdLink) {
     let (backend, from) = Backend::register(ours, "g", &Told::default()).await.expect("welcome");
     std::mem::forget(from);
     assert!(matches!(theirs.from.recv().await, Some(Request::Hello { epoch: 0, .. })));
+    assert!(matches!(theirs.from.recv().await, Some(Request::Presented)));
     (backend, theirs)
 }
 

@@ -632,8 +632,7 @@ impl Model {
         name: &str,
         command: &QueueCommand<'static>,
     ) -> Outcome {
-        let now_ms = self.now_ms;
-        let missing = Outcome::refused(ErrorCode::NotFound);
+        let (now_ms, missing) = (self.now_ms, Outcome::refused(ErrorCode::NotFound));
         let q = self.queues.get_mut(name).expect("named");
         match command {
             QueueCommand::GroupCreate { name, start, sharing, .. } => {

@@ -103,6 +103,8 @@ fn queue_samples() -> Vec<QueueCommand<'static>> {
     };
     let (queue, group) = (7, 8);
     let verdict = |verdict| queue::Settlement { verdict, first: 1, count: 2 };
+    let (start, sharing) = (queue::Start::Time(9), queue::Sharing::Keyed);
+    let stays = queue::Stays::WithSession(3);
     vec![
         QueueCommand::Declare { vhost: "/", name: "q", arguments, passive: true },
         QueueCommand::Delete { queue, if_empty: true, if_unused: false },
@@ -117,22 +119,11 @@ fn queue_samples() -> Vec<QueueCommand<'static>> {
             verdicts: vec![verdict(queue::Verdict::Reject), verdict(queue::Verdict::Release)],
         },
         QueueCommand::CancelScheduled { queue, ids: vec![1, 2] },
-        QueueCommand::GroupCreate {
-            queue,
-            name: "g",
-            start: queue::Start::Time(9),
-            sharing: queue::Sharing::Keyed,
-        },
+        QueueCommand::GroupCreate { queue, name: "g", start, sharing },
         QueueCommand::GroupDelete { queue, group },
         QueueCommand::GroupSeek { queue, group, start: queue::Start::Offset(3) },
         QueueCommand::GroupCopy { queue, group, name: "h" },
-        QueueCommand::GroupJoin {
-            queue,
-            group,
-            consumer: 1,
-            priority: 2,
-            stays: queue::Stays::WithSession(3),
-        },
+        QueueCommand::GroupJoin { queue, group, consumer: 1, priority: 2, stays },
         QueueCommand::GroupLeave { queue, group, token: 3 },
         QueueCommand::Expire { queue, spared: vec![(1, 2)] },
         QueueCommand::Moved { queue, dropped: true, numbers: vec![1] },

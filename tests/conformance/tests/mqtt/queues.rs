@@ -211,6 +211,9 @@ fn a_shared_subscription_of_sessions_keeps_what_comes_while_nobody_is_there() {
         };
         put(0, 3);
         assert_eq!(a.receive().payload, [0]);
+        assert_eq!([held(&mut a).payload[0], held(&mut a).payload[0]], [1, 2]);
+        // Its acknowledgement has been read.
+        a.nothing_more();
         drop(a);
         put(3, 6);
         let mut a = Client::connect(at(), &connect("a"));
