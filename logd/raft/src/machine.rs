@@ -176,8 +176,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
     where
         S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
+        let mut count = 0;
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
+            count += 1;
             let mut outcomes = Vec::new();
             match entry.payload {
                 EntryPayload::Blank => {}
@@ -193,7 +195,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 responder.send(outcomes);
             }
         }
-        self.shared.pace.applied(self.log.bytes_appended());
+        self.shared.pace.applied(count, self.log.bytes_appended());
         Ok(())
     }
 
