@@ -11,10 +11,7 @@ bin=${BIN:-${CARGO_TARGET_DIR:-target}/release} out=${OUT:-$(mktemp -d)} n=${CON
 rows=${ROWS:-mosquitto fluxmq two-tier mosquitto-tls fluxmq-tls two-gateways}
 port=${PORT:-28900}
 ulimit -n 20000
-work=$(mktemp -d)
-pids=()
-stop() { for p in "${pids[@]}"; do kill "$p" 2>/dev/null || true; wait "$p" 2>/dev/null || true; done; pids=(); }
-trap 'stop; rm -rf "$work"' EXIT
+. benches/processes.sh
 mkdir -p "$out"
 
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=authority \
@@ -23,16 +20,6 @@ openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=lo
   -out "$work/request" 2>/dev/null
 openssl x509 -req -in "$work/request" -CA "$work/ca.pem" -CAkey "$work/ca.key" -CAcreateserial -days 2 \
   -extfile <(printf 'subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE') -out "$work/cert.pem" 2>/dev/null
-
-# ours NAME COMMAND…: starts one of our processes and waits until it is ready.
-ours() {
-  local name=$1
-  shift
-  rm -f "$work/$name"
-  "$@" >"$work/$name" 2>&1 &
-  pids+=($!)
-  until grep -qs "^ready" "$work/$name"; do kill -0 "${pids[-1]}" || { cat "$work/$name"; exit 1; }; sleep 0.1; done
-}
 
 mosquitto_on() {
   printf '%s\n' "listener $port 127.0.0.1" 'user root' 'allow_anonymous true' 'max_connections -1' "$@" >"$work/mosquitto.conf"

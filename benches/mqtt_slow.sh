@@ -10,20 +10,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=${BIN:-${CARGO_TARGET_DIR:-target}/release} out=${OUT:-$(mktemp -d)}
 messages=${MESSAGES:-1000000} rate=${RATE:-15000} tiers=${TIERS:-one} port=${PORT:-28920}
-work=$(mktemp -d)
-pids=()
-stop() { for p in "${pids[@]}"; do kill "$p" 2>/dev/null || true; wait "$p" 2>/dev/null || true; done; pids=(); }
-trap 'stop; rm -rf "$work"' EXIT
+. benches/processes.sh
 mkdir -p "$out"
-
-ours() {
-  local name=$1
-  shift
-  rm -f "$work/$name"
-  "$@" >"$work/$name" 2>&1 &
-  pids+=($!)
-  until grep -qs "^ready" "$work/$name"; do kill -0 "${pids[-1]}" || { cat "$work/$name"; exit 1; }; sleep 0.1; done
-}
 
 start() {
   rm -rf "$work/data"

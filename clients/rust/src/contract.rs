@@ -9,6 +9,7 @@ use fluxmq_proto::v1::QueueInfo;
 
 pub use queues::{
     Consume, LookAtQueues, QueueDelivery, QueueItem, QueuePage, ReadQueue, Settle, Settled,
+    append_offset, delivery_bytes,
 };
 
 /// Commands of one stream, in sequence.

@@ -131,7 +131,7 @@ impl<W> Stream<W> {
     /// The frame that begins with `first` is answered; gives who waits for its commands. `next` is the
     /// sequence `logd` waits for when it was refused. None when no such frame is in flight: it is a repeat
     /// of an answer that came before the link was lost. Refusals may overtake other answers.
-    pub fn answered(&mut self, first: u64, next: Option<u64>) -> Option<Vec<Option<W>>> {
+    fn answered(&mut self, first: u64, next: Option<u64>) -> Option<Vec<Option<W>>> {
         let at = self.in_flight.iter().position(|frame| frame.first == first)?;
         let frame = self.in_flight.remove(at)?;
         self.in_flight_bytes -= frame.body.len();

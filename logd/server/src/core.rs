@@ -262,7 +262,8 @@ impl Core {
                 Effect::FilterAdded { vhost, filter }
                 | Effect::FilterRemoved { vhost, filter }
                 | Effect::BindingsChanged { vhost, filter } => {
-                    let class = class_of(&self.shards, shard.0, &vhost, &filter);
+                    let Some(group) = self.shards.get(shard.0 as usize) else { continue };
+                    let class = group.with_state(|b| class_of(b, &vhost, &filter));
                     self.hub.shard_changed(shard.0, &vhost, &filter, class);
                 }
                 Effect::WillOwed { id } => self.start_will(shard, id),
@@ -352,9 +353,8 @@ impl Core {
 }
 
 /// What a shard wants of the messages of a filter.
-fn class_of(shards: &[Group], shard: u32, vhost: &str, filter: &str) -> Class {
-    let group = shards.get(shard as usize);
-    match group.and_then(|group| group.with_state(|b| b.wanted(vhost, filter))) {
+fn class_of(broker: &Broker, vhost: &str, filter: &str) -> Class {
+    match broker.wanted(vhost, filter) {
         Some(Wants::Every) => Class::Every,
         Some(Wants::Acknowledged) => Class::All,
         None => Class::Gone,
@@ -364,15 +364,15 @@ fn class_of(shards: &[Group], shard: u32, vhost: &str, filter: &str) -> Class {
 /// All filters of a shard's persistent sessions and bound queues.
 fn filters_of(shards: &[Group], shard: u32) -> Vec<Change> {
     let Some(group) = shards.get(shard as usize) else { return Vec::new() };
-    let filters: BTreeSet<(String, String)> = group.with_state(|b| {
-        let all = b.filters().chain(b.bindings());
-        all.map(|(vhost, filter)| (vhost.into(), filter.into())).collect()
-    });
-    let change = |(vhost, filter): (String, String)| {
-        let class = class_of(shards, shard, &vhost, &filter);
-        Change { vhost, filter, class }
-    };
-    filters.into_iter().map(change).collect()
+    group.with_state(|b| {
+        let filters: BTreeSet<_> = b.filters().chain(b.bindings()).collect();
+        let change = |(vhost, filter): (&str, &str)| Change {
+            vhost: vhost.into(),
+            filter: filter.into(),
+            class: class_of(b, vhost, filter),
+        };
+        filters.into_iter().map(change).collect()
+    })
 }
 
 /// Proposes a command of the leader; nobody waits for it.

@@ -4,6 +4,21 @@ use bytes::Bytes;
 use fluxmq_commands::command::queue::{DeadLetter, Settlement};
 use fluxmq_names::ErrorCode;
 
+/// Appends an offset to runs of offsets: the first of each, and how many.
+pub fn append_offset(runs: &mut Vec<(u64, u32)>, offset: u64) {
+    match runs.last_mut() {
+        Some((first, count)) if *first + u64::from(*count) == offset => *count += 1,
+        _ => runs.push((offset, 1)),
+    }
+}
+
+/// What a delivery with this command weighs in the window of bytes.
+#[must_use]
+pub fn delivery_bytes(command: &[u8]) -> u32 {
+    let len = u32::try_from(command.len()).unwrap_or(u32::MAX);
+    len.saturating_add(super::DELIVERY_OVERHEAD_BYTES)
+}
+
 /// A consumer of a group, new or again after the link was lost. Answered by [`super::Event::Consuming`]; nothing
 /// comes before credit.
 #[derive(Clone, Debug, PartialEq, Eq)]

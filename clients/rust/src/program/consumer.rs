@@ -13,7 +13,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::message::Received;
 use super::{Client, ClientError, Place};
-use crate::contract::{Consume, QueueDelivery, Request, Settle, Settled};
+use crate::contract::{Consume, QueueDelivery, Request, Settle, Settled, append_offset};
 
 /// Stretches of one settlement.
 const VERDICTS_MAX: usize = 1_000;
@@ -169,13 +169,8 @@ struct Inner {
 fn runs(offsets: &HashSet<u64>) -> Vec<(u64, u32)> {
     let mut sorted: Vec<u64> = offsets.iter().copied().collect();
     sorted.sort_unstable();
-    let mut runs: Vec<(u64, u32)> = Vec::new();
-    for offset in sorted {
-        match runs.last_mut() {
-            Some((first, n)) if *first + u64::from(*n) == offset => *n += 1,
-            _ => runs.push((offset, 1)),
-        }
-    }
+    let mut runs = Vec::new();
+    sorted.into_iter().for_each(|offset| append_offset(&mut runs, offset));
     runs
 }
 

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::consumer::Attached;
 use super::{ClientError, ClientOptions};
-use crate::contract::{DELIVERY_OVERHEAD_BYTES, Event, QueuePage, Request, Role};
+use crate::contract::{Event, QueuePage, Request, Role, delivery_bytes};
 use crate::transport::connect;
 use crate::{Link, Sender, Stream, boot_ms};
 
@@ -413,9 +413,8 @@ impl Shared {
     fn deliver(&self, all: Vec<crate::contract::QueueDelivery>) {
         let mut state = self.state.lock();
         for delivery in &all {
-            let bytes = u32::try_from(delivery.command.len()).unwrap_or(u32::MAX);
-            state.taken_bytes =
-                state.taken_bytes.saturating_add(bytes).saturating_add(DELIVERY_OVERHEAD_BYTES);
+            let bytes = delivery_bytes(&delivery.command);
+            state.taken_bytes = state.taken_bytes.saturating_add(bytes);
         }
         let mut last: Option<(u64, Option<Arc<Attached>>)> = None;
         let mut batch = Vec::new();

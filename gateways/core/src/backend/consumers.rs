@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use fluxmq_client::contract::{
-    Consume, DELIVERY_OVERHEAD_BYTES, QueueDelivery, Request, Settle, Settled,
+    Consume, QueueDelivery, Request, Settle, Settled, append_offset, delivery_bytes,
 };
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::Command;
@@ -62,13 +62,8 @@ pub(super) struct Consumers {
 
 impl Attached {
     fn again(&self) -> Consume {
-        let mut held: Vec<(u64, u32)> = Vec::new();
-        for offset in &self.held {
-            match held.last_mut() {
-                Some((first, n)) if *first + u64::from(*n) == *offset => *n += 1,
-                _ => held.push((*offset, 1)),
-            }
-        }
+        let mut held = Vec::new();
+        self.held.iter().for_each(|offset| append_offset(&mut held, *offset));
         Consume { held, ..self.consume.clone() }
     }
 }
@@ -151,8 +146,7 @@ impl Consumers {
     pub(super) fn deliver(&self, deliveries: &[QueueDelivery]) -> u32 {
         let mut bytes = 0u32;
         for delivery in deliveries {
-            let len = u32::try_from(delivery.command.len()).unwrap_or(u32::MAX);
-            bytes = bytes.saturating_add(len).saturating_add(DELIVERY_OVERHEAD_BYTES);
+            bytes = bytes.saturating_add(delivery_bytes(&delivery.command));
             let mut all = self.all.borrow_mut();
             let Some(consumer) = all.get_mut(&delivery.token) else { continue };
             // What is held comes again over no link.

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use fluxmq_client::Stream;
-use fluxmq_client::contract::{DELIVERY_OVERHEAD_BYTES, Delivery, Delta, Event, Request, Source};
+use fluxmq_client::contract::{Delivery, Delta, Event, Request, Source, delivery_bytes};
 use fluxmq_commands::Outcome;
 use fluxmq_names::ErrorCode;
 
@@ -205,8 +205,7 @@ impl Backend {
         let mut last: Option<(u64, Rc<dyn Receiver>)> = None;
         let mut bytes = self.taken_bytes.get();
         for delivery in all {
-            let len = u32::try_from(delivery.command.len()).unwrap_or(u32::MAX);
-            bytes = bytes.saturating_add(len).saturating_add(DELIVERY_OVERHEAD_BYTES);
+            bytes = bytes.saturating_add(delivery_bytes(&delivery.command));
             if last.as_ref().is_none_or(|(token, _)| *token != delivery.token) {
                 let receiver = self.receivers.borrow().get(&delivery.token).cloned();
                 last = receiver.map(|r| (delivery.token, r));

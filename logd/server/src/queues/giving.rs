@@ -1,7 +1,7 @@
 //! Messages are given to consumers, under their credit and the room on their links (Q3).
 
 use bytes::Bytes;
-use fluxmq_client::contract::QueueDelivery;
+use fluxmq_client::contract::{QueueDelivery, append_offset};
 use fluxmq_commands::command::queue::{QueueCommand, Sharing};
 use fluxmq_commands::command::{self, Command};
 use fluxmq_names::hash64;
@@ -118,7 +118,7 @@ impl Queues {
     ) {
         let Some(consumer) = self.consumers.get(&key) else { return };
         let until_ms = lease_end(means.now_ms, consumer.lease_ms);
-        let mut runs: Vec<(u64, u32)> = Vec::new();
+        let mut runs = Vec::new();
         for message in messages {
             if message.expiry_ms.is_some_and(|ms| ms <= means.unix_ms) {
                 continue;
@@ -131,10 +131,7 @@ impl Queues {
                 served.hold(key, message.offset, until_ms, 0);
             }
             self.deliver(at, key, message, command, means);
-            match runs.last_mut() {
-                Some((first, n)) if *first + u64::from(*n) == message.offset => *n += 1,
-                _ => runs.push((message.offset, 1)),
-            }
+            append_offset(&mut runs, message.offset);
         }
         self.note_given(key, &runs, until_ms);
     }

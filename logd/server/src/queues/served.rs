@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
+use fluxmq_client::contract::append_offset;
 use logd_broker::{GroupCursor, GroupView, QueueMessage};
 
 /// A consumer: epoch of its gateway or program, and its token there.
@@ -47,14 +48,6 @@ pub(super) struct Served {
     /// Messages that wait for their member, by member; and their offsets.
     parked: BTreeMap<u64, VecDeque<Parked>>,
     parked_offsets: HashSet<u64>,
-}
-
-/// Appends an offset to runs of offsets.
-fn append(runs: &mut Vec<(u64, u32)>, offset: u64) {
-    match runs.last_mut() {
-        Some((first, count)) if *first + u64::from(*count) == offset => *count += 1,
-        _ => runs.push((offset, 1)),
-    }
 }
 
 fn offsets(runs: &[(u64, u32)]) -> impl Iterator<Item = u64> {
@@ -173,7 +166,7 @@ impl Served {
                     continue;
                 }
                 lease.settling = true;
-                append(&mut runs, *offset);
+                append_offset(&mut runs, *offset);
                 gap(next, *offset);
                 next = offset + 1;
             }
@@ -217,7 +210,7 @@ impl Served {
     /// All that is held, as runs.
     pub(super) fn held_runs(&self) -> Vec<(u64, u32)> {
         let mut runs = Vec::new();
-        self.leases.keys().for_each(|offset| append(&mut runs, *offset));
+        self.leases.keys().for_each(|offset| append_offset(&mut runs, *offset));
         runs
     }
 
