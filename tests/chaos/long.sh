@@ -22,7 +22,7 @@ while read -r scenario; do
   [ -n "$scenario" ] || continue
   file=$out/$(tr -cs 'a-z0-9\n' - <<<"$scenario" | sed 's/-*$//').txt
   # shellcheck disable=SC2086 # words are arguments
-  if "$chaos" $scenario --seed "${SEED:-1}" >"$file" 2>&1; then said=good; else said="NOT GOOD"; failed=1; fi
+  if "$chaos" $scenario --seed "${SEED:-1}" >"$file" 2>&1 </dev/null; then said=good; else said="NOT GOOD"; failed=1; fi
   echo "$said: $scenario ($file)"
 done <<<"
 kill fluxmq --rounds $rounds

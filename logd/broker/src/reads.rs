@@ -29,6 +29,13 @@ impl Broker {
         self.state.sessions.len()
     }
 
+    /// The only sequence that is taken of a producer's stream: below it everything was executed (Q1).
+    #[must_use]
+    pub fn next_sequence(&self, epoch: u64, stream: u32) -> u64 {
+        let producer = self.state.producers.get(&epoch).and_then(|streams| streams.get(&stream));
+        producer.map_or(1, |producer| producer.next)
+    }
+
     /// The inboxes a session has intervals over.
     pub fn inboxes_of(&self, id: u64) -> impl Iterator<Item = u64> {
         let intervals = self.state.sessions.get(id).map(|s| s.intervals.values());

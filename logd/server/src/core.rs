@@ -5,7 +5,7 @@ mod gateways;
 mod requests;
 mod sessions;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -54,7 +54,7 @@ pub(crate) enum Incoming {
     /// What a command proposed for queues led to.
     Proposed { about: About, result: Result<Outcome, SubmitError> },
     /// Commands of a link that settle messages are done, or were not taken.
-    Settled { held: Held, result: Result<Vec<Outcome>, SubmitError> },
+    Settled { frame: FrameKey, held: Held, result: Result<Vec<Outcome>, SubmitError> },
     /// The dead letters of a shard are moved.
     Moved { shard: u32 },
     /// A page of retained messages was copied to a session, or could not be.
@@ -64,6 +64,9 @@ pub(crate) enum Incoming {
     /// The other shards have forgotten ended sessions of this one, as far as they are there.
     Forgotten(u32),
 }
+
+/// A frame of commands: the epoch of who sends it, shard, sequence of its first command.
+type FrameKey = (u64, u32, u64);
 
 /// A link to a gateway.
 struct Linked {
@@ -90,6 +93,8 @@ pub(crate) struct Core {
     queues: Queues,
     reads: Reads,
     moves: Moves,
+    /// Frames under way that settle what consumers hold.
+    frames: HashSet<FrameKey>,
     windows: Windows,
     entries: Entries,
     replays: Replays,
@@ -133,6 +138,7 @@ impl Core {
             queues,
             reads: Reads::default(),
             moves: Moves::default(),
+            frames: HashSet::new(),
             windows: Windows::default(),
             entries: Entries::default(),
             replays: Replays::default(),
@@ -218,7 +224,10 @@ impl Core {
             }
             Incoming::Live { command, taken } => self.hub.live(command, taken),
             Incoming::Proposed { about, result } => self.proposed(about, result),
-            Incoming::Settled { held, result } => self.commands_done(held, &result),
+            Incoming::Settled { frame, held, result } => {
+                self.frames.remove(&frame);
+                self.commands_done(held, &result);
+            }
             Incoming::Moved { shard } => self.moved(shard),
             Incoming::Replayed(session) => self.replayed(session),
             Incoming::Trimmed { session, messages } => self.trimmed(session, messages),

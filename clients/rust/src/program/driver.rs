@@ -150,17 +150,18 @@ impl Shared {
         (state.epoch, state.shards, state.to) = (epoch, shards, Some(to));
         state.taken_bytes = 0;
         state.streams.resize_with(shards as usize, Stream::default);
+        // What is held comes before the transactions that settle it.
+        state.consumers.retain(|_, consumer| consumer.strong_count() > 0);
+        for consumer in state.consumers.values().filter_map(Weak::upgrade) {
+            consumer.say_again(lost).into_iter().for_each(|request| state.send(request));
+        }
+        state.send(Request::Presented);
         for shard in 0..shards {
             for request in state.streams[shard as usize].resend(shard) {
                 state.send(request);
             }
         }
         state.asked.values().for_each(|(request, _)| state.send(request.clone()));
-        state.consumers.retain(|_, consumer| consumer.strong_count() > 0);
-        for consumer in state.consumers.values().filter_map(Weak::upgrade) {
-            consumer.say_again(lost).into_iter().for_each(|request| state.send(request));
-        }
-        state.send(Request::Presented);
         state.flush();
         drop(state);
         for waiter in waiters {

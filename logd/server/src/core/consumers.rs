@@ -12,7 +12,7 @@ use logd_broker::{Broker, Effect};
 use logd_raft::SubmitError;
 use tokio::sync::oneshot;
 
-use super::{Core, Incoming, lead, now_ms};
+use super::{Core, FrameKey, Incoming, lead, now_ms};
 use crate::queues::{About, Held, Means, Proposal, move_all};
 
 // === impl Core ===
@@ -182,17 +182,27 @@ impl Core {
     }
 
     /// Takes what settlements in a frame of commands speak of; the frame is refused when the link's consumers
-    /// do not hold it.
+    /// do not hold it. One that is said again, after its link was lost, holds nothing any more and needs nothing: its
+    /// sequence decides what becomes of it (Q1).
     pub(super) fn take_held(
         &mut self,
-        epoch: u64,
-        shard: u32,
+        frame: FrameKey,
         settles: &[(u64, u64, Vec<Settlement>)],
     ) -> Result<Held, ErrorCode> {
-        if settles.is_empty() {
+        let (epoch, shard, first_sequence) = frame;
+        if settles.is_empty() || self.frames.contains(&frame) {
             return Ok(Vec::new());
         }
-        self.queues.take_for_commands(epoch, shard, settles)
+        let group = self.shards.get(shard as usize);
+        let next = group.map_or(1, |g| g.with_state(|b| b.next_sequence(epoch, shard)));
+        if first_sequence < next {
+            return Ok(Vec::new());
+        }
+        let held = self.queues.take_for_commands(epoch, shard, settles)?;
+        if !held.is_empty() {
+            self.frames.insert(frame);
+        }
+        Ok(held)
     }
 }
 

@@ -136,7 +136,8 @@ impl Core {
         }
         let gateway_epoch = linked.epoch;
         let group = group.clone();
-        let held = match self.take_held(gateway_epoch, shard, &settles) {
+        let frame = (gateway_epoch, shard, first_sequence);
+        let held = match self.take_held(frame, &settles) {
             Ok(held) => held,
             Err(code) => {
                 to.send(refused(code));
@@ -159,7 +160,7 @@ impl Core {
             Box::new(move |result| {
                 unanswered.fetch_sub(bytes, Relaxed);
                 if !held.is_empty() {
-                    let _ = inbox.send(Incoming::Settled { held, result: result.clone() });
+                    let _ = inbox.send(Incoming::Settled { frame, held, result: result.clone() });
                 }
                 to.send(match result {
                     Ok(outcomes) => Event::Outcomes { shard, first_sequence, outcomes },

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests are not seen as tests
 
+mod again;
 mod groups;
 mod limits;
 mod links;
