@@ -45,7 +45,7 @@ struct Producer {
 
 impl Producer {
     async fn join(options: &GrpcOptions) -> Result<Self> {
-        let link = connect(&format!("http://{}", options.target.addr(0))).await?;
+        let link = connect(&format!("http://{}", options.target.addr(0)), None).await?;
         let mut renew = interval(RENEW);
         renew.reset();
         let mut producer = Self { link, shard: 0, next_sequence: 1, answered: 0, renew, nonce: 0 };

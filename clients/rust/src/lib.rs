@@ -19,3 +19,4 @@ pub use program::{
     Publisher, QueueOptions, Reader, Receipt, Received, Stored, Transaction,
 };
 pub use stream::{COMMAND_WINDOW_BYTES, Stream};
+pub use transport::Tls;

@@ -36,6 +36,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::contract::{LookAtQueues, Request};
+use crate::transport::Tls;
 pub use admin::{Group, QueueOptions};
 pub use consumer::{Consumer, ConsumerBuilder, Delivery};
 use driver::{Answer, Shared};
@@ -50,6 +51,8 @@ pub use transaction::Transaction;
 pub struct ClientOptions {
     /// Addresses such as `http://127.0.0.1:7400`; the first that answers is used, also after a link was lost.
     pub urls: Vec<String>,
+    /// TLS for addresses that begin with `https://`.
+    pub tls: Option<Tls>,
     /// Its name among all gateways and programs; a second one of that name ends the first. Empty: one that
     /// nobody has.
     pub name: String,
@@ -63,6 +66,7 @@ impl Default for ClientOptions {
     fn default() -> Self {
         Self {
             urls: vec!["http://127.0.0.1:7400".into()],
+            tls: None,
             name: String::new(),
             vhost: "/".into(),
             unconfirmed_max: 32_768,

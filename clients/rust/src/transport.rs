@@ -14,7 +14,7 @@ use futures_util::stream::unfold;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tonic::metadata::MetadataValue;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request as Call, Streaming};
 
 use crate::contract::{Event, Request};
@@ -123,13 +123,45 @@ pub struct ConnectError {
     pub why: String,
 }
 
+/// TLS towards `logd`, 1.2 or 1.3; used for addresses that begin with `https://`.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// Authorities that may have signed the certificate of `logd`, PEM.
+    pub authorities: Vec<u8>,
+    /// Our own certificate chain and its private key, both PEM, for a `logd` that asks who comes.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+// === impl Tls ===
+
+impl Tls {
+    fn config(&self) -> ClientTlsConfig {
+        let config =
+            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&self.authorities));
+        match &self.identity {
+            Some((certificate, key)) => config.identity(Identity::from_pem(certificate, key)),
+            None => config,
+        }
+    }
+}
+
+impl std::fmt::Debug for Tls {
+    /// Without the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls")
+            .field("has_identity", &self.identity.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
 /// Connects to a `logd`.
 ///
 /// # Errors
-/// The address is none, nobody answers there within 3 s, or he speaks another contract.
-pub async fn connect(url: &str) -> Result<Link, ConnectError> {
+/// The address is none, or `https://` without `tls`; nobody answers there within 3 s, or he speaks another contract, or his
+/// certificate is not believed, or he does not believe ours.
+pub async fn connect(url: &str, tls: Option<&Tls>) -> Result<Link, ConnectError> {
     let failed = |why: String| ConnectError { url: url.to_owned(), why };
-    let endpoint = Endpoint::from_shared(url.to_owned())
+    let mut endpoint = Endpoint::from_shared(url.to_owned())
         .map_err(|_| failed("not an address such as http://127.0.0.1:7400".into()))?
         .connect_timeout(CONNECT_MAX)
         .tcp_nodelay(true)
@@ -138,6 +170,12 @@ pub async fn connect(url: &str) -> Result<Link, ConnectError> {
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true);
+    if url.starts_with("https://") {
+        let tls = tls.ok_or_else(|| {
+            failed("https:// needs to be told which authorities to believe".into())
+        })?;
+        endpoint = endpoint.tls_config(tls.config()).map_err(|error| failed(causes(&error)))?;
+    }
     let link = tokio::time::timeout(CONNECT_MAX * 2, join(&endpoint)).await;
     link.map_err(|_| failed("no answer".into()))?.map_err(failed)
 }
@@ -176,10 +214,22 @@ async fn join(endpoint: &Endpoint) -> Result<Link, String> {
 
 /// A connection of its own: streams of one share a window.
 async fn channel(endpoint: &Endpoint) -> Result<Channel, String> {
-    endpoint.connect().await.map_err(|error| {
-        let cause = std::error::Error::source(&error).map(ToString::to_string);
-        cause.unwrap_or_else(|| error.to_string())
-    })
+    endpoint.connect().await.map_err(|error| causes(&error))
+}
+
+/// What lies below a transport error, which by itself says nothing, in one line.
+#[must_use]
+pub fn causes(error: &tonic::transport::Error) -> String {
+    let mut all = Vec::new();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if all.last() != Some(&said) {
+            all.push(said);
+        }
+        cause = error.source();
+    }
+    if all.is_empty() { error.to_string() } else { all.join(": ") }
 }
 
 fn named<T>(stream: T, link: &MetadataValue<tonic::metadata::Ascii>) -> Call<T> {

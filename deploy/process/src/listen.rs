@@ -170,8 +170,12 @@ pub fn refuse_exposed(
     let how = program.how_to_allow_anonymous();
     let refused: Vec<_> = wanted
         .iter()
-        .filter_map(|(_, address)| address.exposed())
-        .map(|at| format!("refusing to serve {at} without authentication; add users or {how}"))
+        .filter_map(|(flag, address)| Some((flag, address.exposed()?)))
+        .map(|(flag, at)| {
+            // Gateways and programs are told by their certificates.
+            let add = if *flag == "grpc" { "set grpc.client_authorities" } else { "add users" };
+            format!("refusing to serve {at} without authentication; {add} or {how}")
+        })
         .collect();
     if refused.is_empty() { Ok(()) } else { Err(refused) }
 }

@@ -11,6 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::listen::{ListenAddress, bind_all, refuse_exposed};
 use crate::program::Program;
+use crate::settings::security::Text;
 use crate::settings::{DataDir, Settings};
 use crate::{file_limit, logging};
 
@@ -52,8 +53,12 @@ impl Startup {
         settings: &Settings,
         wanted: &[(&'static str, &ListenAddress)],
     ) -> Result<Listeners, Vec<String>> {
-        if !settings.security.allow_anonymous && settings.security.users.0.is_empty() {
-            refuse_exposed(self.program, wanted)?;
+        if !settings.security.allow_anonymous {
+            let has_users = !settings.security.users.0.is_empty();
+            let is_checked = !settings.grpc.client_authorities.0.is_empty();
+            let open = |flag: &str| if flag == "grpc" { !is_checked } else { !has_users };
+            let open: Vec<_> = wanted.iter().filter(|(flag, _)| open(flag)).copied().collect();
+            refuse_exposed(self.program, &open)?;
         }
         let bound = bind_all(wanted)?;
         Ok(Listeners(wanted.iter().map(|(flag, _)| *flag).zip(bound).collect()))
@@ -119,6 +124,22 @@ pub fn exit(result: Result<(), Vec<String>>) -> ExitCode {
         let _ = writeln!(std::io::stderr(), "error: {line}");
     }
     ExitCode::FAILURE
+}
+
+/// What stands in the PEM file that `key` of the configuration names; None where it names none.
+///
+/// # Errors
+/// A line that names key and file: it cannot be read, or is no PEM.
+pub fn pem_file(key: &str, file: &Text) -> Result<Option<Vec<u8>>, Vec<String>> {
+    if file.0.is_empty() {
+        return Ok(None);
+    }
+    let wrong = |why: &dyn std::fmt::Display| vec![format!("{key}: {}: {why}", file.0)];
+    let pem = std::fs::read(&file.0).map_err(|error| wrong(&error))?;
+    if !pem.windows(11).any(|at| at == b"-----BEGIN ") {
+        return Err(wrong(&"there is no PEM in it"));
+    }
+    Ok(Some(pem))
 }
 
 /// The only lines on standard output. Whoever started us may have closed it: that is no reason to stop.

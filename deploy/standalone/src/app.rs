@@ -17,9 +17,10 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Vec<String>> {
     let startup = Startup::begin(Program::Fluxmq, settings)?;
     let ours = [("grpc", &settings.grpc.listen), ("admin", &settings.admin.listen)];
     let wanted: Vec<_> = mqtt_gateway::addresses(settings).into_iter().chain(ours).collect();
+    let grpc_tls = logd::GrpcTls::read(settings)?;
     let mut listeners = startup.bind(settings, &wanted)?;
     let grpc = listeners.duplicates("grpc").into_iter().map(Arc::new).collect();
-    let config = logd::Config { grpc, ..settings.into() };
+    let config = logd::Config { grpc, grpc_tls, ..settings.into() };
     let logd = logd::start(config).map_err(|e| vec![e.to_string()])?;
     startup.announce(Some(&settings.node.data_dir), &listeners);
     let runtime = startup.runtime()?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fluxmq_client::Link;
 use fluxmq_client::contract::Event;
-use fluxmq_client::transport::connect;
+use fluxmq_client::transport::{Tls, connect};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::backend::{Backend, Router};
@@ -16,12 +16,12 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Connects to the first of `urls` that answers; tries until one does.
-pub async fn reach(urls: &[String]) -> Link {
+pub async fn reach(urls: &[String], tls: Option<&Tls>) -> Link {
     let mut pause = PAUSE_MIN;
     let mut said = false;
     loop {
         for url in urls {
-            match connect(url).await {
+            match connect(url, tls).await {
                 Ok(link) => return link,
                 Err(error) if !said => tracing::warn!(%error, "logd cannot be reached; trying on"),
                 Err(error) => tracing::debug!(%error, "logd cannot be reached"),
@@ -38,7 +38,7 @@ pub async fn reach(urls: &[String]) -> Link {
 pub async fn keep(
     backend: Rc<Backend>,
     router: Rc<dyn Router>,
-    urls: Vec<String>,
+    (urls, tls): (Vec<String>, Option<Tls>),
     mut from: UnboundedReceiver<Event>,
 ) {
     loop {
@@ -48,7 +48,7 @@ pub async fn keep(
         }
         tracing::warn!("the link to logd is lost");
         from = loop {
-            if let Some(from) = backend.join(reach(&urls).await, &*router).await {
+            if let Some(from) = backend.join(reach(&urls, tls.as_ref()).await, &*router).await {
                 break from;
             }
         };

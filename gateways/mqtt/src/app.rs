@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use fluxmq_client::Link;
+use fluxmq_client::{Link, Tls};
 use fluxmq_process::health::Health;
 use fluxmq_process::signals::StopRequests;
 use gateway_core::admission::Admission;
@@ -33,6 +33,8 @@ pub enum Upstream {
     At {
         /// Their addresses.
         urls: Vec<String>,
+        /// TLS for those that begin with `https://`.
+        tls: Option<Tls>,
         /// Name of this gateway. A second one of that name ends the first.
         name: String,
     },
@@ -84,14 +86,14 @@ impl Serving {
             listeners.push(Listener::new(socket, listener, all.clone()).map_err(io::Error::other)?);
         }
         let mut stop = std::pin::pin!(stop);
-        let (urls, name, link) = match upstream {
-            Upstream::Here(link) => (Vec::new(), "local".to_owned(), link),
-            Upstream::At { urls, name } => {
+        let (at, name, link) = match upstream {
+            Upstream::Here(link) => ((Vec::new(), None), "local".to_owned(), link),
+            Upstream::At { urls, tls, name } => {
                 let link = tokio::select! {
-                    link = upstream::reach(&urls) => link,
+                    link = upstream::reach(&urls, tls.as_ref()) => link,
                     () = &mut stop => return Ok(()),
                 };
-                (urls, name, link)
+                ((urls, tls), name, link)
             }
         };
         let registered = tokio::select! {
@@ -100,8 +102,8 @@ impl Serving {
         };
         let (backend, from) = registered.ok_or(io::ErrorKind::BrokenPipe)?;
         worker.set_backend(backend.clone());
-        let alone = urls.is_empty();
-        let keep = upstream::keep(backend.clone(), worker.clone(), urls, from);
+        let alone = at.0.is_empty();
+        let keep = upstream::keep(backend.clone(), worker.clone(), at, from);
         let mut events = std::pin::pin!(spawn_local(keep));
         for listener in listeners {
             spawn_local(gateway.clone().accept(listener));

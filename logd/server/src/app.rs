@@ -19,9 +19,11 @@ use tokio::sync::mpsc::{
     UnboundedReceiver, UnboundedSender, WeakUnboundedSender, unbounded_channel,
 };
 use tokio::sync::oneshot;
+use tonic::transport::Server;
 
 use crate::core::Core;
 use crate::effects::Effects;
+use crate::grpc_tls::GrpcTls;
 use crate::programs::ADDRESS;
 use crate::service;
 use crate::status::Status;
@@ -40,6 +42,8 @@ pub struct Config {
     pub shards: u32,
     /// Where gateways of other processes connect.
     pub grpc: Vec<Arc<TcpListener>>,
+    /// TLS of those; None = none.
+    pub grpc_tls: Option<GrpcTls>,
     /// The gateway of this process is the only one there can be: whatever was registered before is gone
     /// (design T2). Else earlier gateways may come back until their lease runs out.
     pub alone: bool,
@@ -81,6 +85,7 @@ impl From<&Settings> for Config {
                 bytes: storage.session_backlog_bytes,
             },
             grpc: Vec::new(),
+            grpc_tls: None,
             alone: true,
         }
     }
@@ -164,11 +169,15 @@ async fn run(
     started: Started,
 ) {
     let listeners = config.grpc.clone();
+    let server = match service::server(config.grpc_tls.as_ref().map(GrpcTls::config)) {
+        Ok(server) => server,
+        Err(why) => return drop(started.send(Err(StartError(format!("TLS of gRPC: {why}"))))),
+    };
     match open(config).await {
         Err(error) => drop(started.send(Err(error))),
         Ok((disk, core)) => {
             for listener in listeners {
-                spawn_service(&listener, &accepted);
+                spawn_service(&server, &listener, &accepted);
             }
             let status = core.status(disk.clone(), Handle::current());
             let _ = started.send(Ok(status));
@@ -188,9 +197,15 @@ async fn run(
     }
 }
 
-fn spawn_service(listener: &TcpListener, accepted: &WeakUnboundedSender<LogdLink>) {
+fn spawn_service(
+    server: &Server,
+    listener: &TcpListener,
+    accepted: &WeakUnboundedSender<LogdLink>,
+) {
     match listener.try_clone() {
-        Ok(listener) => drop(tokio::spawn(service::serve(listener, accepted.clone()))),
+        Ok(listener) => {
+            drop(tokio::spawn(service::serve(server.clone(), listener, accepted.clone())))
+        }
         Err(error) => tracing::error!(%error, "the gRPC listener cannot be used"),
     }
 }

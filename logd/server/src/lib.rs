@@ -10,6 +10,7 @@ mod delivery;
 mod effects;
 mod ended_publishers;
 mod entries;
+mod grpc_tls;
 mod hub;
 mod programs;
 mod queues;
@@ -21,4 +22,5 @@ mod wills;
 mod windows;
 
 pub use app::{Config, Running, StartError, start};
+pub use grpc_tls::GrpcTls;
 pub use status::Status;

@@ -18,10 +18,11 @@ fn main() -> ExitCode {
 fn run(settings: &Settings) -> Result<(), Vec<String>> {
     let startup = Startup::begin(Program::Logd, settings)?;
     let wanted = [("grpc", &settings.grpc.listen), ("admin", &settings.admin.listen)];
+    let grpc_tls = logd::GrpcTls::read(settings)?;
     let mut listeners = startup.bind(settings, &wanted)?;
     let grpc = listeners.duplicates("grpc").into_iter().map(Arc::new).collect();
     // Gateways are processes of their own: they may come back.
-    let config = logd::Config { grpc, alone: false, ..settings.into() };
+    let config = logd::Config { grpc, grpc_tls, alone: false, ..settings.into() };
     let logd = logd::start(config).map_err(|e| vec![e.to_string()])?;
     startup.announce(Some(&settings.node.data_dir), &listeners);
     let runtime = startup.runtime()?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fluxmq_client::contract::{Event, Request};
-use fluxmq_client::transport::{Ending, LINK_KEY, STREAM_WINDOW_BYTES, incoming, outgoing};
+use fluxmq_client::transport::{Ending, LINK_KEY, STREAM_WINDOW_BYTES, causes, incoming, outgoing};
 use fluxmq_client::wire::{MESSAGE_BYTES_MAX, Message};
 use fluxmq_client::{LogdLink, Sender};
 use fluxmq_proto::v1::log_server::{Log, LogServer};
@@ -24,8 +24,8 @@ use tokio::sync::mpsc::{
     UnboundedReceiver, UnboundedSender, WeakUnboundedSender, unbounded_channel,
 };
 use tonic::metadata::MetadataMap;
-use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Server, ServerTlsConfig};
 use tonic::{Request as Call, Response, Status, Streaming};
 
 /// Links whose second and third lane are still to come.
@@ -57,8 +57,25 @@ struct Service {
 type Replies<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
 type Answer<M> = Result<Response<Replies<M>>, Status>;
 
+/// How it is served.
+///
+/// # Errors
+/// Certificates or keys that are none, in one line.
+pub(crate) fn server(tls: Option<ServerTlsConfig>) -> Result<Server, String> {
+    let server = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(STREAM_WINDOW_BYTES)
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE));
+    match tls {
+        Some(tls) => server.tls_config(tls).map_err(|error| causes(&error)),
+        None => Ok(server),
+    }
+}
+
 /// Serves the contract on a listener until the process ends. Links go to `accepted`.
 pub(crate) async fn serve(
+    mut server: Server,
     listener: std::net::TcpListener,
     accepted: WeakUnboundedSender<LogdLink>,
 ) {
@@ -67,11 +84,7 @@ pub(crate) async fn serve(
         Err(error) => return tracing::error!(%error, "the gRPC listener cannot be used"),
     };
     let service = Service { opening: Arc::default(), accepted };
-    let served = Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(STREAM_WINDOW_BYTES)
-        .http2_keepalive_interval(Some(KEEP_ALIVE))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE))
+    let served = server
         .add_service(
             RoutesServer::new(service.clone())
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)

@@ -55,7 +55,7 @@ impl Node {
         let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
         let link = match self.carrier {
             Carrier::Mailbox => self.logd.connect(),
-            Carrier::Grpc => runtime.block_on(connect(&self.url)).unwrap(),
+            Carrier::Grpc => runtime.block_on(connect(&self.url, None)).unwrap(),
         };
         Gateway::hello(link, runtime, name, epoch)
     }

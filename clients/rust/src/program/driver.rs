@@ -111,8 +111,9 @@ impl Shared {
         let state = Mutex::default();
         let shared = Self { options, state, wake: Notify::new(), room: Notify::new() };
         let mut why = String::from("no address is given");
+        let tls = shared.options.tls.as_ref();
         for url in &shared.options.urls {
-            match connect(url).await {
+            match connect(url, tls).await {
                 Ok(link) => match shared.hello(link).await {
                     Some(from) => return Ok((Arc::new(shared), from)),
                     None => why = format!("{url}: it takes no more programs"),
@@ -478,7 +479,7 @@ async fn again(shared: &Shared) -> UnboundedReceiver<Event> {
     let mut pause = PAUSE_MIN;
     loop {
         for url in &shared.options.urls {
-            match connect(url).await {
+            match connect(url, shared.options.tls.as_ref()).await {
                 Ok(link) => {
                     if let Some(from) = shared.hello(link).await {
                         return from;

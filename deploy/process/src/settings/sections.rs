@@ -161,6 +161,14 @@ declare! {
     grpc: GrpcSettings / GrpcLayer for [Fluxmq, Logd] {
         /// Where it is served.
         listen: ListenAddress = ListenAddress::Loopback(7400);
+        /// Certificate chain, a PEM file. With it only TLS 1.2 and 1.3 are served there, and the addresses begin with
+        /// `https://`. Read at the start.
+        certificate: Text = Text::default();
+        /// Private key, a PEM file.
+        key: Text = Text::default();
+        /// Authorities that sign the certificates of gateways and programs, a PEM file; who has none is refused. Who may come
+        /// here may do anything: without it everybody may.
+        client_authorities: Text = Text::default();
     }
 
     /// Health and metrics over HTTP: `/healthz`, `/readyz`, `/metrics`.
@@ -173,6 +181,12 @@ declare! {
     logd: LogdSettings / LogdLayer for [MqttGateway] {
         /// Where `logd` serves gRPC: one URL or several.
         urls: LogdUrls = LogdUrls::default();
+        /// Authorities that may have signed the certificate of `logd`, a PEM file; for `https://`. Read at the start.
+        authorities: Text = Text::default();
+        /// Our own certificate chain, a PEM file, for a `logd` with `grpc.client_authorities`.
+        certificate: Text = Text::default();
+        /// Its private key, a PEM file.
+        key: Text = Text::default();
     }
 
     /// Who may come in.

@@ -128,9 +128,9 @@ fn addresses_are_words_lists_or_off() {
 
 #[test]
 fn urls_of_logd_have_a_port_and_nothing_behind_it() {
-    let text = "logd:\n  urls: [\"http://a:1/\", \"http://[::1]:2\"]\n";
-    assert_eq!(load(text, &[]).expect("well").logd.urls.all(), ["http://a:1", "http://[::1]:2"]);
-    for url in ["a:1", "http://a", "https://a:1", "http://a:1/x", "http://:1", "", "http://a:1,"] {
+    let text = "logd:\n  urls: [\"http://a:1/\", \"https://[::1]:2\"]\n";
+    assert_eq!(load(text, &[]).expect("well").logd.urls.all(), ["http://a:1", "https://[::1]:2"]);
+    for url in ["a:1", "http://a", "ftp://a:1", "http://a:1/x", "http://:1", "", "http://a:1,"] {
         assert!(url.parse::<LogdUrls>().is_err(), "{url}");
     }
 }

@@ -189,7 +189,7 @@ pub struct LogdUrls(Vec<String>);
 // === impl LogdUrls ===
 
 impl LogdUrls {
-    /// The URLs: `http://HOST:PORT`.
+    /// The URLs: `http://HOST:PORT` or `https://HOST:PORT`.
     #[must_use]
     pub fn all(&self) -> &[String] {
         &self.0
@@ -212,11 +212,12 @@ impl FromStr for LogdUrls {
 }
 
 fn check_url(text: &str) -> Result<String, String> {
-    let wrong = || format!("{text:?} is no URL of logd; write http://HOST:PORT");
+    let wrong =
+        || format!("{text:?} is no URL of logd; write http://HOST:PORT or https://HOST:PORT");
     let url: Uri = text.parse().map_err(|_| wrong())?;
     let has_port = url.port_u16().is_some() && url.host().is_some_and(|host| !host.is_empty());
     let is_bare = matches!(url.path(), "" | "/") && url.query().is_none();
-    if url.scheme_str() != Some("http") || !has_port || !is_bare {
+    if !matches!(url.scheme_str(), Some("http" | "https")) || !has_port || !is_bare {
         return Err(wrong());
     }
     Ok(text.trim_end_matches('/').to_owned())
@@ -229,7 +230,7 @@ impl fmt::Display for LogdUrls {
 }
 
 impl Value for LogdUrls {
-    const KIND: &'static str = "`http://HOST:PORT`, or a list of them";
+    const KIND: &'static str = "`http://HOST:PORT` or `https://HOST:PORT`, or a list of them";
 
     fn read(text: &str) -> Result<Self, String> {
         text.parse()

@@ -10,7 +10,7 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use crate::process::{free_port, run};
+use crate::process::{binary, free_port, run};
 use crate::settings::Configured;
 
 /// CONNECT of 3.1.1 with a clean session; user and password where they are given.
@@ -124,4 +124,63 @@ fn users_rules_and_client_ids_are_read_from_a_file() {
     assert_eq!(suback(("ann", "one"), "open/+"), 1);
     assert_eq!(suback(("ann", "one"), "secret/x"), 0x80, "the first rule that fits decides");
     assert_eq!(suback(("bob", "two"), "open/+"), 0x80, "nothing allows it");
+}
+
+#[test]
+fn gateway_and_logd_believe_certificates_from_files() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let key = KeyPair::generate().expect("a key");
+    let params = CertificateParams::new(vec!["localhost".into()]).expect("parameters");
+    let certificate = params.self_signed(&key).expect("signed");
+    let written = |name: &str, text: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.to_str().expect("utf-8").to_owned()
+    };
+    let (cert, key) =
+        (written("cert.pem", certificate.pem()), written("key.pem", key.serialize_pem()));
+    let port = free_port();
+    let logd = |listen: String, authorities: &str| {
+        let mut command = binary("logd");
+        command.args(["--data-dir", "memory", "--grpc", &listen, "--admin", "off"]);
+        command.env("FLUXMQ_GRPC_CERTIFICATE", &cert).env("FLUXMQ_GRPC_KEY", &key);
+        command.env("FLUXMQ_GRPC_CLIENT_AUTHORITIES", authorities);
+        command
+    };
+    // Where others can come, they have to be known.
+    let refused = run(&mut logd(format!("0.0.0.0:{port}"), ""));
+    assert_eq!(refused.code(), Some(1));
+    let said = refused.stderr();
+    assert!(said.contains("set grpc.client_authorities or"), "{said}");
+    let logd = run(&mut logd(format!("0.0.0.0:{port}"), &cert));
+    assert!(logd.ready(), "{}", logd.stderr());
+    let mqtt = free_port();
+    let gateway = |authorities: &str, key: &str| {
+        let mut command = binary("mqtt-gateway");
+        command.args(["--logd", &format!("https://localhost:{port}")]);
+        command.args([
+            "--mqtt",
+            &format!("127.0.0.1:{mqtt}"),
+            "--admin",
+            "off",
+            "--mqtt-ws",
+            "off",
+        ]);
+        command.env("FLUXMQ_LOGD_AUTHORITIES", authorities);
+        command.env("FLUXMQ_LOGD_CERTIFICATE", &cert).env("FLUXMQ_LOGD_KEY", key);
+        command
+    };
+    for (authorities, key, wanted) in [
+        ("", &*key, "set logd.authorities"),
+        (&*cert, "", "logd.certificate and logd.key need each other"),
+        ("/none.pem", &*key, "logd.authorities: /none.pem: "),
+    ] {
+        let refused = run(&mut gateway(authorities, key));
+        assert_eq!(refused.code(), Some(1));
+        let said = refused.stderr();
+        assert!(said.contains(wanted), "{said}");
+    }
+    let gateway = run(&mut gateway(&cert, &key));
+    assert!(gateway.ready(), "{}", gateway.stderr());
+    assert_eq!(ask(&mut tcp(mqtt), &connect("c", None)), [0x20, 2, 0, 0]);
 }

@@ -25,7 +25,7 @@ async fn wait<T>(link: &mut Link, wanted: impl Fn(Event) -> Option<T>) -> T {
 
 /// A program without the client; gives its epoch.
 async fn join(node: &Node, epoch: u64) -> (Link, u64) {
-    let mut link = connect(&format!("http://{}", node.address)).await.unwrap();
+    let mut link = connect(&format!("http://{}", node.address), None).await.unwrap();
     link.to.send(Request::Hello { name: "raw".into(), epoch, role: Role::Program });
     let welcome = |event| match event {
         Event::Welcome { gateway_epoch, .. } => Some(gateway_epoch),
