@@ -5,6 +5,7 @@
 //! the connection ends, what it holds goes to another member.
 
 mod address;
+mod asked;
 mod consume;
 mod publish;
 
@@ -12,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use fluxmq_client::contract::QueueDelivery;
-use fluxmq_commands::command::queue::{QueueCommand, Verdict};
+use fluxmq_commands::command::queue::{DeadLetter, DeadReason, QueueCommand, Verdict};
 use fluxmq_commands::command::{self, Command};
 use fluxmq_proto::message::split;
 use gateway_core::backend::{QueueGroup, QueueReceiver};
@@ -149,6 +150,7 @@ impl Client {
             if matches!(of.source, Source::Queue { .. }) {
                 properties::put_user("offset", &offset.to_string(), &mut out);
                 properties::put_user("delivery-count", &delivery.count.to_string(), &mut out);
+                delivery.dead.iter().for_each(|dead| put_death(dead, &mut out));
             }
         }
         let (qos, manual) = (of.qos, of.manual);
@@ -203,4 +205,19 @@ impl Client {
             self.pump_leased();
         }
     }
+}
+
+/// Why, how often tried and where a message died.
+fn put_death(dead: &DeadLetter, out: &mut Vec<u8>) {
+    let reason = match dead.reason {
+        DeadReason::Rejected => "rejected",
+        DeadReason::Expired => "expired",
+        DeadReason::Overflow => "overflow",
+        DeadReason::DeliveryLimit => "delivery-limit",
+    };
+    properties::put_user("dead-letter-reason", reason, out);
+    properties::put_user("dead-letter-count", &dead.count.to_string(), out);
+    // Shard and incarnation, as the API lists it: the queue may be gone, and its name another's.
+    properties::put_user("dead-letter-queue", &format!("{}/{}", dead.shard, dead.queue), out);
+    properties::put_user("dead-letter-offset", &dead.offset.to_string(), out);
 }

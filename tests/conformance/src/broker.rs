@@ -1,8 +1,8 @@
 //! Gateway and `logd` in memory, on a thread of this process.
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use fluxmq_process::health::Health;
@@ -31,6 +31,8 @@ pub struct Options {
 pub struct Broker {
     /// Where its listeners listen.
     pub addresses: Vec<SocketAddr>,
+    /// Where programs reach the log.
+    pub grpc: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -46,9 +48,12 @@ impl Broker {
     pub fn start(options: Options) -> Self {
         let (ready, started) = channel();
         let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::spawn(move || run(options, &ready, stopped));
+        let log = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        log.set_nonblocking(true).expect("a socket");
+        let grpc = log.local_addr().expect("bound");
+        let thread = std::thread::spawn(move || run(options, log, &ready, stopped));
         let addresses = started.recv().expect("the broker starts");
-        Self { addresses, stop: Some(stop), thread: Some(thread) }
+        Self { addresses, grpc, stop: Some(stop), thread: Some(thread) }
     }
 
     /// The broker without configuration that tests share which change nothing for each other.
@@ -83,8 +88,15 @@ impl Drop for Broker {
     }
 }
 
-fn run(options: Options, ready: &Sender<Vec<SocketAddr>>, stopped: oneshot::Receiver<()>) {
-    let config = logd::Config { data_dir: None, shards: 2, alone: true, ..logd::Config::default() };
+fn run(
+    options: Options,
+    log: TcpListener,
+    ready: &Sender<Vec<SocketAddr>>,
+    stopped: oneshot::Receiver<()>,
+) {
+    let grpc = vec![Arc::new(log)];
+    let config =
+        logd::Config { data_dir: None, shards: 2, grpc, alone: true, ..logd::Config::default() };
     let logd = logd::start(config).expect("logd starts in memory");
     let mut addresses = Vec::new();
     let plain = vec![ListenerConfig::default()];

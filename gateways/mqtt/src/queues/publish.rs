@@ -2,13 +2,15 @@
 
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::Command;
-use fluxmq_commands::command::queue::{Enqueue, Options, QueueCommand, Start, Verdict};
+use fluxmq_commands::command::queue::{Enqueue, QueueCommand, Start, Verdict};
 use fluxmq_names::ErrorCode;
 use fluxmq_proto::message::EMPTY_HEAD;
 use gateway_core::message::LiveMessage;
+use gateway_core::worker::now_ms;
 use mqtt_codec::ReasonCode;
 use tokio::task::spawn_local;
 
+use super::asked::Asked;
 use super::{Address, Source};
 use crate::client::{Client, Close};
 use crate::durable_publish::{Numbered, refusal};
@@ -43,7 +45,13 @@ impl Client {
         ticket: Option<u64>,
         numbered: Option<Numbered>,
     ) {
+        let Some(asked) = Asked::read(message.head, now_ms()) else {
+            // There is no reason that says it better.
+            let reason = ReasonCode::IMPLEMENTATION_SPECIFIC;
+            return ticket.into_iter().for_each(|ticket| self.answer_ack(ticket, reason));
+        };
         if let Some(verdict) = address.verdict() {
+            let verdict = asked.verdict(verdict);
             let held =
                 offset.is_some_and(|offset| self.settle_by_name(address.name, verdict, offset));
             let reason = if held { ReasonCode::SUCCESS } else { ReasonCode::NOT_AUTHORIZED };
@@ -67,12 +75,13 @@ impl Client {
     ) {
         let Some(backend) = self.worker.backend() else { return };
         let queues = queue.to_le_bytes();
+        let asked = Asked::read(message.head, now_ms()).unwrap_or_default();
         let enqueue = Enqueue {
             queues: &queues,
             expiry_ms: message.expiry_ms,
             key: numbered.map(Numbered::key),
             lowest_open: numbered.map(|n| n.lowest_open),
-            options: Options { key: address.rest.as_bytes(), ..Options::default() },
+            options: asked.options(address.rest),
             dead: None,
         };
         let head = if message.head.is_empty() { &EMPTY_HEAD[..] } else { message.head };
