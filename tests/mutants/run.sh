@@ -4,8 +4,8 @@
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 export CARGO_TARGET_DIR=${MUTANTS_TARGET_DIR:-target/mutants}
-# Fault, package, what runs; of `chaos` the tests of its short part with that in their name. Its broker is processes, which
-# are built first, with the fault.
+# Fault, package, what runs; of `chaos` the tests of its short part with that in their name, of `server` that test of it.
+# Their broker is processes, which are built first, with the fault.
 faults='
 stale_epoch_accepted logd-broker --test=model
 forget_packet_ids_on_takeover logd-broker --test=model
@@ -41,6 +41,11 @@ delivery_to_an_old_epoch chaos cannot_be_told
 stale_epoch_accepted chaos cannot_be_told
 forget_packet_ids_on_takeover chaos every_step
 will_twice chaos wills_of
+settled_before_the_log server queue_kills
+anybody_settles server queues
+lease_end_not_counted server queues
+transactions_settle_anything server queues
+presented_leases_forgotten server queues
 acknowledge_before_majority logd-raft --test=cluster
 forget_vote logd-raft --test=cluster
 skip_sync_on_followers logd-raft --test=cluster
@@ -58,9 +63,10 @@ while read -r fault package what; do
   [ -z "${ONLY:-}" ] || [ "$ONLY" = "$fault" ] || [ "$ONLY" = "$package" ] || continue
   log=$(mktemp)
   cfg=$fault build=true test="cargo test -p $package $what"
-  if [ "$package" = chaos ]; then
-    cfg=by_name build="cargo build --workspace --bins" test="cargo test --workspace --test short $what"
-  fi
+  case $package in
+    chaos) cfg=by_name build="cargo build --workspace --bins" test="cargo test --workspace --test short $what" ;;
+    server) cfg=by_name test="cargo test --workspace --test $what" ;;
+  esac
   if [ ! -x "$wrappers/$cfg" ]; then
     printf '#!/bin/sh\nexec "$@" --cfg "planted=\\"%s\\""\n' "$cfg" >"$wrappers/$cfg"
     chmod +x "$wrappers/$cfg"

@@ -162,6 +162,7 @@ impl Broker {
         let Some(session) = self.state.sessions.remove(id) else { return };
         self.index.remove_session(id, &session);
         self.index.advancing.remove(&id);
+        self.index.looked.remove(&id);
         self.state.keys.forget(self.state.shard.0, id);
         self.end_memberships(self.state.shard.0, id);
         let shares = session.subscriptions.keys().any(|filter| filter.starts_with(SHARED));

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::filter_index::FilterIndex;
+use crate::order::DeliveryCursor;
 use crate::queue::Member;
 use crate::session::Session;
 use crate::space::Live;
@@ -34,6 +35,8 @@ pub(crate) struct Index {
     pub(crate) live: Live,
     /// Sessions whose cursor can move on.
     pub(crate) advancing: BTreeSet<u64>,
+    /// How far settlements of sessions have looked ahead of the cursor.
+    pub(crate) looked: BTreeMap<u64, DeliveryCursor>,
     /// Inboxes that hold what nobody is owed.
     pub(crate) trimming: BTreeSet<u64>,
     /// Ended gateways that sessions are still attached to, or members of groups still came by.

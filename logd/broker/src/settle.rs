@@ -69,21 +69,33 @@ impl Broker {
         let Some(wanted) = ranges.map(|(_, end)| end).filter(|e| *e > session.cursor).max() else {
             return u64::MAX;
         };
-        let mut walk = DeliveryCursor::at_start(session);
-        // Half of the steps are for moving the cursor.
-        let cost = session.walk_cost();
-        let mut spent = 0;
-        while spent + cost <= self.left / 2 {
-            if walk.number >= wanted || walk.next(session, &self.state.inboxes).is_none() {
-                self.spend(spent);
-                return walk.number;
+        // Where the last look ended: each message is walked over once, not at each settlement above the cursor.
+        let mut walk = match self.index.looked.remove(&id) {
+            Some(mut walk) => {
+                walk.catch_up(session);
+                walk
             }
-            spent += cost;
+            None => DeliveryCursor::at_start(session),
+        };
+        // Half of the steps are for moving the cursor. What is remembered counts as if it were walked again: how far
+        // a command may go must not depend on it.
+        let cost = session.walk_cost();
+        let most = u64::from(self.left / 2 / cost);
+        let cursor = session.cursor;
+        while walk.number < wanted && walk.number - cursor < most {
+            if walk.next(session, &self.state.inboxes).is_none() {
+                break;
+            }
         }
-        self.spend(spent);
+        let known = walk.number.min(wanted);
+        let steps = known - cursor;
+        if walk.number > cursor {
+            self.index.looked.insert(id, walk);
+        }
+        self.spend(steps.min(most) as u32 * cost);
         // Further ahead than a command may look: the cursor has much settled to walk over first. What the
         // gateway says it sent must do.
-        u64::MAX
+        if steps < most { known } else { u64::MAX }
     }
 
     /// Moves the cursor over what is settled, at most a bounded number of messages at once.
@@ -124,6 +136,9 @@ impl Broker {
         session.received = session.received.split_off(&number);
         let moves = walk.store(session);
         session.own = session.own.split_off(&session.position);
+        if self.index.looked.get(&id).is_some_and(|walk| walk.number <= number) {
+            self.index.looked.remove(&id);
+        }
         let position = session.position;
         session.zeros.retain(|z| z.to > position);
         let closed: Vec<_> =

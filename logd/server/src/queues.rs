@@ -226,6 +226,10 @@ impl Queues {
                     break;
                 }
                 let open = || group.with_state(|b| b.is_open(at.1, at.2, offset));
+                // A fault planted to prove that the tests of queues find it (design §12).
+                if fluxmq_names::planted!("presented_leases_forgotten") {
+                    break;
+                }
                 if !served.is_leased(offset) && open() {
                     served.hold(key, offset, until_ms, 0);
                     taken.push((offset, 1));

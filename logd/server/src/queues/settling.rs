@@ -55,7 +55,9 @@ impl Queues {
         let mut taken = Vec::new();
         for verdict in &settle.verdicts {
             let end = verdict.first.saturating_add(verdict.count.into());
-            let mine = |lease: &super::served::Lease| lease.consumer == key;
+            // A fault planted to prove that the tests of queues find it (design §12).
+            let anybody = fluxmq_names::planted!("anybody_settles");
+            let mine = |lease: &super::served::Lease| anybody || lease.consumer == key;
             let (said, runs) = match verdict.verdict {
                 Verdict::AckBelow => (Verdict::Ack, served.take((0, end), mine, None)),
                 said => {
@@ -71,6 +73,10 @@ impl Queues {
         self.settling.last += 1;
         let request = self.settling.last;
         let left = self.propose(at, token, Some(request), &taken);
+        // A fault planted to prove that the tests of queues find it (design §12).
+        if fluxmq_names::planted!("settled_before_the_log") {
+            return self.out.push((link, Event::Settled(answer)));
+        }
         self.settling.requests.insert(request, Request { link, answer, left });
     }
 
@@ -275,7 +281,10 @@ impl Queues {
             if let Some((next_ms, ..)) = consumer.ends.front() {
                 self.ends.insert((*next_ms, key));
             }
-            self.propose_verdicts(at, None, Verdict::Return, ended);
+            // A fault planted to prove that the tests of queues find it (design §12).
+            let planted = fluxmq_names::planted!("lease_end_not_counted");
+            let verdict = if planted { Verdict::Release } else { Verdict::Return };
+            self.propose_verdicts(at, None, verdict, ended);
         }
     }
 
