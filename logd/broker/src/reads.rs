@@ -115,6 +115,12 @@ impl Broker {
         self.index.live.references(entries)
     }
 
+    /// How many of these entries something refers to: exact to 256 entries at each end, and quick.
+    #[must_use]
+    pub fn live_about(&self, entries: RangeInclusive<u64>) -> u64 {
+        self.index.live.used(entries)
+    }
+
     /// Those of these entries that something refers to, in order, each with how often.
     pub fn live_within(&self, entries: RangeInclusive<u64>) -> impl Iterator<Item = (u64, u64)> {
         self.index.live.counts(entries)

@@ -133,6 +133,12 @@ impl Live {
         })
     }
 
+    /// How many of these entries are referred to, exact to a chunk at each end.
+    pub(crate) fn used(&self, entries: RangeInclusive<u64>) -> u64 {
+        let chunks = entries.start() / CHUNK..=entries.end() / CHUNK;
+        self.chunks.range(chunks).map(|(_, chunk)| u64::from(chunk.used)).sum()
+    }
+
     /// References in all.
     pub(crate) fn total(&self) -> u64 {
         self.total

@@ -298,6 +298,36 @@ impl Log {
         self.handle.shard.state.lock().bytes_appended
     }
 
+    /// First index of the active segment, and its bytes with those of the next one where that is ready or soon made (an
+    /// eighth before half of the active one is used).
+    pub fn active(&self) -> (u64, u64) {
+        let Handle { engine, shard } = &*self.handle;
+        let state = shard.state.lock();
+        let Some(active) = state.segments.last() else { return (0, 0) };
+        let (base, bytes, left) =
+            (active.header.base_index, active.header.capacity, state.active_left);
+        drop(state);
+        let soon = if left < bytes / 8 * 5 { engine.next_capacity(bytes) } else { 0 };
+        (base, bytes + soon.max(shard.reserve.capacity()))
+    }
+
+    /// Entries and bytes of each sealed segment that reaches beyond `index`, oldest first.
+    pub fn sealed_beyond(&self, index: u64) -> Vec<(RangeInclusive<u64>, u64)> {
+        let state = self.handle.shard.state.lock();
+        let sealed = state.segments.split_last().map_or(&[][..], |(_, sealed)| sealed);
+        let beyond = sealed.iter().rev().take_while(|s| s.range().end > index.saturating_add(1));
+        let some = beyond.filter(|s| !s.range().is_empty());
+        let mut found: Vec<_> =
+            some.map(|s| (s.range().start..=s.range().end - 1, s.header.capacity)).collect();
+        found.reverse();
+        found
+    }
+
+    /// Bytes of its largest segments, but for one of a larger entry.
+    pub fn segment_bytes(&self) -> u64 {
+        self.handle.engine.config.segment_bytes_max
+    }
+
     /// The snapshots of this shard.
     pub fn snapshots(&self) -> SnapshotStore {
         SnapshotStore::new(Arc::clone(&self.handle.engine.io), self.handle.shard.dir.join("snap"))

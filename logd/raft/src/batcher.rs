@@ -1,6 +1,6 @@
 //! One entry of all that queues while the entries before are on their way (S5).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -64,6 +64,9 @@ pub(crate) type Waiting = Vec<(usize, Reply)>;
 #[derive(Default)]
 struct Queue {
     batches: VecDeque<(CommandBatch, Reply)>,
+    /// Those of producers that wait for space to be freed; older than all others of their streams.
+    held: VecDeque<(CommandBatch, Reply)>,
+    held_streams: BTreeSet<(u64, u32)>,
     last_time_ms: u64,
 }
 
@@ -87,9 +90,14 @@ impl Batcher {
         self.grew.notify_one();
     }
 
-    /// What the next entry is made of; None when nothing queues.
-    pub(crate) fn gather(&self) -> Option<Gathered> {
+    /// What the next entry is made of; None when nothing queues. With `hold`, what producers send waits, and with it what
+    /// comes behind it in the same stream, for sequences are taken in order.
+    pub(crate) fn gather(&self, hold: bool) -> Option<Gathered> {
         let mut queue = self.queue.lock();
+        match hold {
+            true => queue.hold_producers(),
+            false => queue.let_go(),
+        }
         let mut gathered = Gathered::default();
         while let Some((batch, _)) = queue.batches.front() {
             let full = gathered.bytes + batch.body.len() > ENTRY_BYTES_MAX
@@ -109,6 +117,33 @@ impl Batcher {
         queue.last_time_ms = queue.last_time_ms.max((self.clock)());
         gathered.time_ms = queue.last_time_ms;
         Some(gathered)
+    }
+}
+
+// === impl Queue ===
+
+impl Queue {
+    fn hold_producers(&mut self) {
+        for (batch, reply) in std::mem::take(&mut self.batches) {
+            let stream = (batch.head.gateway_epoch, batch.head.stream);
+            if !self.held_streams.contains(&stream) && !slots(&batch).any(produces) {
+                self.batches.push_back((batch, reply));
+                continue;
+            }
+            // The leader's own commands have no sequence.
+            if stream.0 != 0 {
+                self.held_streams.insert(stream);
+            }
+            self.held.push_back((batch, reply));
+        }
+    }
+
+    fn let_go(&mut self) {
+        if !self.held.is_empty() {
+            self.held.append(&mut self.batches);
+            std::mem::swap(&mut self.held, &mut self.batches);
+            self.held_streams.clear();
+        }
     }
 }
 
@@ -169,6 +204,15 @@ fn slots(batch: &CommandBatch) -> impl Iterator<Item = &[u8]> {
     let starts = std::iter::once(0).chain(batch.ends.iter().copied());
     let slot = |(start, end): (u32, &u32)| batch.body.get(start as usize..*end as usize);
     starts.zip(&batch.ends).map(move |range| slot(range).unwrap_or_default())
+}
+
+/// Brings a message.
+fn produces(slot: &[u8]) -> bool {
+    match command::decode(slot) {
+        Ok((Command::Publish(publish), _)) => !publish.empty,
+        Ok((Command::Queue(QueueCommand::Enqueue(_)), _)) => true,
+        _ => false,
+    }
 }
 
 /// Settlements, deletes and ends, and the return of a consumer that is to settle. Without a catch-all: whoever adds a
@@ -266,4 +310,56 @@ pub(crate) fn acknowledge_too_early(payload: &[u8], waiting: Waiting, leads: boo
         (count, Box::new(|_| ()) as Reply)
     };
     waiting.into_iter().map(early).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fluxmq_commands::command::Publish;
+
+    fn batch(epoch: u64, stream: u32, first_sequence: u64, command: &Command<'_>) -> CommandBatch {
+        let mut body = Vec::new();
+        command.encode(b"x", &mut body);
+        let ends = vec![body.len() as u32];
+        let head = Batch {
+            gateway_epoch: epoch,
+            stream,
+            first_sequence,
+            count: 1,
+            crc: 0,
+            confirmed_upto: 0,
+        };
+        CommandBatch { head, ends, body: body.into() }
+    }
+
+    #[test]
+    fn held_producers_keep_their_order() {
+        let batcher = Batcher::new(Arc::new(|| 1));
+        let publish = Command::Publish(Publish { vhost: "/", topic: "a", ..Publish::default() });
+        let settle = Command::Settle { session: 1, epoch: 1, sent_upto: 0, ranges: Vec::new() };
+        let push = |epoch, stream, sequence, command| {
+            batcher.push(batch(epoch, stream, sequence, command), Box::new(drop));
+        };
+        push(9, 1, 1, &publish);
+        push(9, 1, 2, &settle);
+        push(9, 2, 1, &settle);
+        push(0, 0, 0, &publish);
+        push(0, 0, 0, &settle);
+        let gather = |hold| {
+            let gathered = batcher.gather(hold).map(|g| g.batches).unwrap_or_default();
+            let sender = |(batch, _): &(CommandBatch, Reply)| {
+                (batch.head.gateway_epoch, batch.head.stream, batch.head.first_sequence)
+            };
+            gathered.iter().map(sender).collect::<Vec<_>>()
+        };
+        assert_eq!(gather(true), [(9, 2, 1), (0, 0, 0)]);
+        push(9, 1, 3, &settle);
+        push(9, 2, 2, &settle);
+        assert_eq!(gather(true), [(9, 2, 2)]);
+        assert_eq!(gather(true), []);
+        push(9, 2, 3, &publish);
+        let all = [(9, 1, 1), (9, 1, 2), (0, 0, 0), (9, 1, 3), (9, 2, 3)];
+        assert_eq!(gather(false), all);
+        assert_eq!(gather(false), []);
+    }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::group::Group;
+use crate::hold::Progress;
 use crate::merge;
 use crate::options::Encoding;
 use logd_broker::Broker;
@@ -42,6 +43,7 @@ pub(crate) struct Pace {
     grew: Notify,
     /// Held through a pass.
     passing: Mutex<()>,
+    pub(crate) progress: Progress,
 }
 
 // === impl Pace ===
@@ -104,9 +106,13 @@ impl Group {
 
     fn set_due(&self, appended: u64) {
         let pace = &self.shared.pace;
-        let state = pace.state_bytes.load(Ordering::Relaxed).saturating_mul(STATE_TIMES);
-        let distance = self.compaction.log_bytes.max(state);
-        pace.due_at.store(appended.saturating_add(distance), Ordering::Relaxed);
+        pace.due_at.store(appended.saturating_add(self.distance()), Ordering::Relaxed);
+    }
+
+    /// Weight of the log between two passes.
+    pub(crate) fn distance(&self) -> u64 {
+        let state = self.shared.pace.state_bytes.load(Ordering::Relaxed);
+        self.compaction.log_bytes.max(state.saturating_mul(STATE_TIMES))
     }
 
     /// Makes a snapshot, purges behind it, unlinks segments in which nothing lives and merges those in which little does
@@ -122,7 +128,8 @@ impl Group {
         wait.metrics(|m| m.snapshot.as_ref().is_some_and(|s| s.index >= applied), "snapshot")
             .await
             .map_err(io::Error::other)?;
-        let purge = self.behind(applied).min(self.needed());
+        let covered = self.behind(applied);
+        let purge = covered.min(self.needed());
         if purge > self.log.purged().map_or(0, |id| id.index) {
             self.raft.trigger().purge_log(purge).await.map_err(io::Error::other)?;
             // Segments go when the purge is durable; one that replication holds up is found by the next call.
@@ -139,6 +146,8 @@ impl Group {
                 tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?;
             }
         }
+        self.shared.pace.progress.passed(covered);
+        self.batcher.grew.notify_one();
         Ok(())
     }
 

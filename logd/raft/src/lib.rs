@@ -11,6 +11,7 @@ mod clocks;
 mod compact;
 mod confirm;
 mod group;
+mod hold;
 mod inbound;
 mod leadership;
 mod log_store;

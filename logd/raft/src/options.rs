@@ -72,6 +72,8 @@ pub struct Compaction {
     pub margin_bytes: u64,
     /// A leader keeps the log for a voter that answered within this time (default 60 s); later it gets a snapshot.
     pub absent: Duration,
+    /// How long producers that outran a pass wait for it (default 1 s).
+    pub hold_max: Duration,
     /// Where snapshots are encoded.
     pub encoding: Encoding,
 }
@@ -92,6 +94,7 @@ impl Default for Compaction {
             margin: 1_000,
             margin_bytes: 8 * 1024 * 1024,
             absent: Duration::from_secs(60),
+            hold_max: Duration::from_secs(1),
             encoding: Encoding::Thread,
         }
     }

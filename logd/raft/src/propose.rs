@@ -6,11 +6,13 @@ use logd_log::{AppendError, Priority};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use tokio::sync::Semaphore;
+use tokio::time::timeout_at;
 
 #[cfg(planted = "acknowledge_before_majority")]
 use crate::batcher::acknowledge_too_early;
 use crate::batcher::{SubmitError, answer};
 use crate::group::{Group, RaftNode};
+use crate::hold::Hold;
 use crate::type_config::{Payload, TypeConfig};
 
 /// Entries on their way at once (S11).
@@ -35,11 +37,17 @@ impl Group {
     /// Until the group stops.
     pub(crate) async fn propose(self) {
         let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+        let mut hold = Hold::default();
         loop {
-            self.batcher.grew.notified().await;
+            match hold.until(&self) {
+                None => self.batcher.grew.notified().await,
+                Some(until) => {
+                    let _ = timeout_at(until, self.batcher.grew.notified()).await;
+                }
+            }
             loop {
                 let Ok(permit) = in_flight.clone().acquire_owned().await else { return };
-                let Some(gathered) = self.batcher.gather() else { break };
+                let Some(gathered) = self.batcher.gather(hold.is_on(&self)) else { break };
                 if self.clocks.is_off() {
                     // Its time must not get into an entry (S7).
                     answer(gathered.close().1, Err(SubmitError::NotLeader { leader: None }));

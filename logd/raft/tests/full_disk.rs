@@ -37,7 +37,7 @@ async fn on(io: Arc<dyn Io>) -> (Disk, Group) {
 #[tokio::test]
 async fn settlements_go_on_when_publishes_are_refused() {
     let (disk, group) = small().await;
-    let mut stream = Stream { next: 1 };
+    let mut stream = Stream::numbered(1);
     let (session, epoch) = subscribed(&group, &mut stream).await;
     let body = vec![7; 20_000];
     let mut stored = 0u64;
@@ -86,7 +86,7 @@ async fn settlements_go_on_when_publishes_are_refused() {
 async fn between_two_segments_a_full_log_waits() {
     let io: Arc<dyn Io> = Arc::new(MemoryIo::new(6 * MIB));
     let (disk, group) = on(io.clone()).await;
-    let mut stream = Stream { next: 1 };
+    let mut stream = Stream::numbered(1);
     let (session, _) = subscribed(&group, &mut stream).await;
     let ballast = std::path::Path::new("/data/ballast");
     let body = vec![7; 20_000];

@@ -37,7 +37,7 @@ async fn stop(disk: Disk, group: Group) {
 async fn what_was_answered_survives_a_restart() {
     let io: Arc<dyn Io> = Arc::new(MemoryIo::new(1 << 30));
     let (disk, group) = start(&io).await;
-    let mut stream = Stream { next: 1 };
+    let mut stream = Stream::numbered(1);
     let (session, _) = subscribed(&group, &mut stream).await;
     let mut want = Vec::new();
     for round in 0..20u32 {
@@ -71,7 +71,7 @@ async fn what_was_answered_survives_a_restart() {
 async fn many_submitters_share_entries() {
     let io: Arc<dyn Io> = Arc::new(MemoryIo::new(1 << 30));
     let (disk, group) = start(&io).await;
-    let mut stream = Stream { next: 1 };
+    let mut stream = Stream::numbered(1);
     subscribed(&group, &mut stream).await;
     let before = group.with_state(Broker::applied);
     let (tx, mut rx) = tokio::sync::mpsc::unbounded_channel();

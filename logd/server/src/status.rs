@@ -135,6 +135,7 @@ impl Status {
     fn scrape_log(&self, scrape: &mut Scrape<'_>) -> fmt::Result {
         let disk = self.disk.stats();
         let torn = self.counts.torn_tails.load(Ordering::Relaxed);
+        let held = self.groups().map(|group| group.held().as_millis() as u64).sum();
         for (name, help, value) in [
             ("entries", "Raft entries written", disk.entries),
             ("records", "Records written: what one shard adds in one commit round", disk.records),
@@ -143,6 +144,7 @@ impl Status {
             ("written_bytes", "Bytes of records written", disk.bytes),
             ("payload_bytes", "Bytes of entries in them", disk.payload_bytes),
             ("torn_tails", "Torn tails that were cut when logs were opened", torn),
+            ("held_ms", "Milliseconds in which publishes waited for space to be freed", held),
         ] {
             scrape.counter(&format!("fluxmq_log_{name}"), help, value)?;
         }

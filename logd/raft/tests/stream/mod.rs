@@ -17,10 +17,15 @@ impl Observer for Nobody {
 
 /// A gateway's stream to the group.
 pub(crate) struct Stream {
+    pub(crate) stream: u32,
     pub(crate) next: u64,
 }
 
 impl Stream {
+    pub(crate) fn numbered(stream: u32) -> Self {
+        Self { stream, next: 1 }
+    }
+
     pub(crate) async fn send(
         &mut self,
         group: &Group,
@@ -33,7 +38,7 @@ impl Stream {
         }
         let head = Batch {
             gateway_epoch: GATEWAY,
-            stream: 1,
+            stream: self.stream,
             first_sequence: self.next,
             count: ends.len() as u32,
             crc: 0,
@@ -63,12 +68,17 @@ pub(crate) fn publish() -> Command<'static> {
     Command::Publish(Publish { qos: 1, vhost: "/", topic: "a", ..Publish::default() })
 }
 
-/// Session and epoch of a subscriber.
+/// Session and epoch of a subscriber to all that is published.
 pub(crate) async fn subscribed(group: &Group, stream: &mut Stream) -> (u64, u64) {
+    subscribed_to(group, stream, "a").await
+}
+
+/// Session and epoch of a subscriber.
+pub(crate) async fn subscribed_to(group: &Group, stream: &mut Stream, filter: &str) -> (u64, u64) {
     let outcomes = stream.send(group, &[(connect(), b"")]).await.expect("leads");
     let Outcome::Connected(connected) = &outcomes[0] else { panic!("{outcomes:?}") };
     let (session, epoch) = (connected.session, connected.epoch);
-    let filters = vec![Wanted { options: 1, identifier: 0, filter: "a" }];
+    let filters = vec![Wanted { options: 1, identifier: 0, filter }];
     let subscribe = Command::Subscribe { session, epoch, filters };
     stream.send(group, &[(subscribe, b"")]).await.expect("leads");
     (session, epoch)
