@@ -24,6 +24,8 @@ use crate::shard::Shard;
 
 /// Entries read at once from a segment, bytes.
 const READ_BYTES: usize = 1024 * 1024;
+/// Entries of a segment whose liveness is asked for at once.
+const WINDOW: u64 = 8 * 1024;
 /// Bytes copied between two looks at the rate.
 const PACE_BYTES: u64 = 256 * 1024;
 
@@ -123,6 +125,14 @@ impl Source {
         match self {
             Self::Segment(segment) => &segment.look,
             Self::Compacted(copies) => &copies.look,
+        }
+    }
+
+    /// Entries whose liveness is asked for at once; all of copies, which are read record by record.
+    fn window(&self) -> u64 {
+        match self {
+            Self::Segment(_) => WINDOW,
+            Self::Compacted(_) => u64::MAX,
         }
     }
 
@@ -237,22 +247,33 @@ fn weigh(source: Source, liveness: &dyn Liveness) -> Result<Option<Weighed>, Dam
     if !source.look().is_due(references) {
         return Ok(Some(Weighed { source, estimate: bytes, sparse: false }));
     }
-    let live = liveness.live(source.range());
-    let indexes: Vec<u64> = live.iter().map(|(index, _)| *index).collect();
-    let mut counts = live.iter().peekable();
-    let mut estimate = 0;
-    let weighing = source.each(&indexes, &mut |entry| {
-        while counts.next_if(|(index, _)| *index < entry.index).is_some() {}
-        let references = counts.peek().map_or(0, |(_, n)| *n);
-        let parts = liveness.parts(&entry.payload).max(1);
-        estimate += entry.payload.len() as u64 * references.min(parts) / parts;
-        Ok(())
-    });
-    if let Err(CompactError::Damaged(damage)) = weighing {
-        return Err(damage);
-    }
+    let estimate = estimate(&source, liveness)?;
     let sparse = estimate * 2 < bytes.saturating_sub(OVERHEAD);
     Ok(Some(Weighed { source, estimate, sparse }))
+}
+
+/// Bytes of what is live in it, about. Asks for the live entries of a window at a time: a segment may have a million.
+fn estimate(source: &Source, liveness: &dyn Liveness) -> Result<u64, Damage> {
+    let (mut first, last) = source.range().into_inner();
+    let mut bytes = 0;
+    while first <= last {
+        let window = first..=last.min(first.saturating_add(source.window() - 1));
+        first = window.end() + 1;
+        let live = liveness.live(window);
+        let indexes: Vec<u64> = live.iter().map(|(index, _)| *index).collect();
+        let mut counts = live.iter().peekable();
+        let weighing = source.each(&indexes, &mut |entry| {
+            while counts.next_if(|(index, _)| *index < entry.index).is_some() {}
+            let references = counts.peek().map_or(0, |(_, n)| *n);
+            let parts = liveness.parts(&entry.payload).max(1);
+            bytes += entry.payload.len() as u64 * references.min(parts) / parts;
+            Ok(())
+        });
+        if let Err(CompactError::Damaged(damage)) = weighing {
+            return Err(damage);
+        }
+    }
+    Ok(bytes)
 }
 
 /// Bytes of a compacted segment that are none of an entry, about: its header and its table.

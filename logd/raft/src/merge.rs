@@ -13,6 +13,9 @@ use crate::machine::Shared;
 /// Bytes of copies written in a second beside the log.
 pub(crate) const BYTES_PER_SECOND: u64 = 128 * 1024 * 1024;
 
+/// References whose positions are in memory while runs are merged, unless one run has more.
+const POSITIONS_MAX: u64 = 1_000_000;
+
 /// Unlinks what is dead and merges what is sparse. What cannot be done now is found by the next pass.
 pub(crate) fn pass(log: &Log, shared: &Shared, shard: ShardId, bytes_per_second: Option<u64>) {
     log.reclaim(&|entries| shared.broker.lock().is_live(entries));
@@ -26,16 +29,27 @@ pub(crate) fn pass(log: &Log, shared: &Shared, shard: ShardId, bytes_per_second:
 fn merge(log: &Log, shared: &Shared, bytes_per_second: Option<u64>) -> Result<(), CompactError> {
     let runs = log.sparse(&References(shared));
     let runs = runs.map_err(|logd_log::ReadError::Damaged(damage)| damage)?;
-    if runs.is_empty() {
-        return Ok(());
-    }
-    let entries: Vec<_> = runs.iter().flat_map(SparseRun::ranges).collect();
-    // What dies from here on is kept until the next time; nothing that is dead comes to life again.
-    let snapshot = shared.broker.lock().snapshot();
-    let mut positions = Positions(snapshot.live_positions(&entries));
-    drop(snapshot);
-    for run in runs {
-        log.compact(run, &mut positions, bytes_per_second)?;
+    let references = |run: &SparseRun| {
+        let broker = shared.broker.lock();
+        run.ranges().map(|entries| broker.references_to(entries)).sum::<u64>()
+    };
+    let mut runs = runs.into_iter().peekable();
+    while runs.peek().is_some() {
+        let (mut some, mut known) = (Vec::new(), 0);
+        while let Some(run) = runs.next_if(|run| {
+            known += references(run);
+            some.is_empty() || known <= POSITIONS_MAX
+        }) {
+            some.push(run);
+        }
+        let entries: Vec<_> = some.iter().flat_map(SparseRun::ranges).collect();
+        // What dies from here on is kept until the next time; nothing that is dead comes to life again.
+        let snapshot = shared.broker.lock().snapshot();
+        let mut positions = Positions(snapshot.live_positions(&entries));
+        drop(snapshot);
+        for run in some {
+            log.compact(run, &mut positions, bytes_per_second)?;
+        }
     }
     Ok(())
 }
