@@ -1,5 +1,6 @@
 //! [`Broker`]: the state machine of one shard. `apply` is a pure function of the entry and the state (S6).
 
+use std::io;
 use std::ops::RangeInclusive;
 
 use fluxmq_names::{ErrorCode, Position, ShardId};
@@ -7,6 +8,7 @@ use fluxmq_names::{ErrorCode, Position, ShardId};
 use crate::effect::Effect;
 use crate::index::Index;
 use crate::limits::{STEPS_MAX, STEPS_RESERVE, STREAMS_MAX};
+use crate::pages::{Pages, Sink, whole};
 use crate::producer::Producer;
 use crate::queue::Transaction;
 use crate::state::State;
@@ -334,9 +336,7 @@ impl Broker {
     /// The same on all replicas that applied the same entries.
     #[must_use]
     pub fn state_hash(&self) -> u64 {
-        let mut bytes = Vec::new();
-        self.state.save(&mut bytes);
-        fluxmq_names::hash64(&bytes)
+        fluxmq_names::hash64(&whole(|pages| self.state.save(pages)))
     }
 }
 
@@ -369,14 +369,17 @@ impl Snapshot {
     /// The state as bytes, the same for the same state.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        self.encode_about(0)
+        whole(|pages| self.0.save(pages))
     }
 
-    /// The same, into one allocation if it takes no more than `bytes`: growing to it would take twice that for a moment.
-    #[must_use]
-    pub fn encode_about(&self, bytes: usize) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(bytes);
-        self.0.save(&mut bytes);
-        bytes
+    /// The same bytes, in pieces of some 256 KiB: nothing holds all of them.
+    ///
+    /// # Errors
+    /// The first one of `sink`, which gets nothing more then.
+    pub fn encode_into(&self, sink: &mut Sink<'_>) -> io::Result<()> {
+        let mut sink = |page: &[u8]| sink(page);
+        let mut pages = Pages::new(&mut sink);
+        self.0.save(&mut pages);
+        pages.end()
     }
 }

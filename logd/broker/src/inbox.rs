@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::limits::BLOCK_MESSAGES;
+use crate::pages::Pages;
 use fluxmq_commands::wire::{Reader, WireError, Write};
 
 /// A message in an inbox.
@@ -300,7 +301,8 @@ impl Place {
 }
 
 impl Inbox {
-    pub(crate) fn save(&self, out: &mut Vec<u8>) {
+    pub(crate) fn save(&self, pages: &mut Pages<'_>) {
+        let out = &mut pages.page;
         out.put_str(&self.vhost);
         out.put_str(&self.filter);
         out.put_u64(self.first_block);
@@ -309,11 +311,13 @@ impl Inbox {
         out.put_u64(self.before.bytes);
         out.put_u32(self.blocks.len() as u32);
         for block in &self.blocks {
+            let out = &mut pages.page;
             out.put_u16(block.count);
             out.put_u64(block.last);
             out.put_u64(block.total.bytes);
             out.put_u32(block.bytes.len() as u32);
             out.extend_from_slice(&block.bytes);
+            pages.turn();
         }
     }
 
@@ -407,8 +411,7 @@ mod tests {
         inbox.unmark(start);
         inbox.trim(10_000, |_| {});
         assert_eq!(inbox.between(places[700], u64::MAX), before);
-        let mut bytes = Vec::new();
-        inbox.save(&mut bytes);
+        let bytes = crate::pages::whole(|pages| inbox.save(pages));
         let loaded = Inbox::load(&mut Reader(&bytes)).expect("saved above");
         assert_eq!(loaded.between(places[700], u64::MAX), before);
         assert_eq!(before, Backlog { messages: 300, bytes: 30_000 });

@@ -14,6 +14,7 @@ mod inbox;
 mod index;
 pub mod limits;
 mod order;
+mod pages;
 mod producer;
 mod publish;
 mod queue;
@@ -31,6 +32,7 @@ pub use broker::{Applied, ApplyError, Broker, Snapshot};
 pub use effect::Effect;
 pub use inbox::Backlog;
 pub use order::{DeliveryCursor, Owed};
+pub use pages::Sink;
 pub use queue::{
     Counters, GroupCursor, GroupStats, GroupView, LOOKED_BEYOND, Member, Moving, QueueMessage,
     QueueStats, Wants,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use fluxmq_names::filter_matches;
 
 use crate::limits::STEPS_MAX;
+use crate::pages::Pages;
 use fluxmq_commands::wire::{Reader, WireError, Write};
 
 /// Entries of a chunk before it is split.
@@ -168,13 +169,15 @@ impl RetainedStore {
         page
     }
 
-    pub(crate) fn save(&self, out: &mut Vec<u8>) {
-        out.put_u64(self.len as u64);
+    pub(crate) fn save(&self, pages: &mut Pages<'_>) {
+        pages.page.put_u64(self.len as u64);
         for (key, retained) in self.iter() {
+            let out = &mut pages.page;
             out.put_str(key);
             out.put_u64(retained.position);
             out.put_u8(retained.qos);
             out.put_u64(retained.expiry_ms.unwrap_or(u64::MAX));
+            pages.turn();
         }
     }
 
@@ -308,8 +311,7 @@ mod tests {
             pages += 1;
         }
         assert!((3..=8).contains(&pages), "{pages}");
-        let mut bytes = Vec::new();
-        store.save(&mut bytes);
+        let bytes = crate::pages::whole(|pages| store.save(pages));
         let copy = store.clone();
         for n in 0..30_000u64 {
             assert!(store.remove(&key("/", &format!("{n:05}/status"))).is_some());

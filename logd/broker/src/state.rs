@@ -6,6 +6,7 @@ use fluxmq_names::ShardId;
 
 use crate::buckets::Buckets;
 use crate::inbox::Inbox;
+use crate::pages::Pages;
 use crate::producer::{Keys, Producer};
 use crate::queue::Queue;
 use crate::retained::RetainedStore;
@@ -69,7 +70,8 @@ impl State {
         epoch < self.ended_before || self.ended.contains(&epoch)
     }
 
-    pub(crate) fn save(&self, out: &mut Vec<u8>) {
+    pub(crate) fn save(&self, pages: &mut Pages<'_>) {
+        let out = &mut pages.page;
         out.put_u16(VERSION);
         out.put_u32(self.shard.0);
         for n in [self.now_ms, self.applied, self.ended_before, self.next_inbox] {
@@ -79,13 +81,15 @@ impl State {
         self.ended.iter().for_each(|e| out.put_u64(*e));
         out.put_u32(self.producers.len() as u32);
         for (epoch, streams) in &self.producers {
-            out.put_u64(*epoch);
-            out.put_u32(streams.len() as u32);
+            pages.page.put_u64(*epoch);
+            pages.page.put_u32(streams.len() as u32);
             for (stream, producer) in streams {
-                out.put_u32(*stream);
-                producer.save(out);
+                pages.page.put_u32(*stream);
+                producer.save(&mut pages.page);
+                pages.turn();
             }
         }
+        let out = &mut pages.page;
         out.put_u32(self.gateways.len() as u32);
         for (name, (epoch, address)) in &self.gateways {
             out.put_str(name);
@@ -94,26 +98,29 @@ impl State {
         }
         out.put_u64(self.sessions.len() as u64);
         for (id, session) in self.sessions.iter() {
-            out.put_u64(id);
-            session.save(out);
+            pages.page.put_u64(id);
+            session.save(&mut pages.page);
+            pages.turn();
         }
-        out.put_u64(self.inboxes.len() as u64);
+        pages.page.put_u64(self.inboxes.len() as u64);
         for (id, inbox) in self.inboxes.iter() {
-            out.put_u64(id);
-            inbox.save(out);
+            pages.page.put_u64(id);
+            inbox.save(pages);
         }
-        out.put_u64(self.queues.len() as u64);
+        pages.page.put_u64(self.queues.len() as u64);
         for (id, queue) in self.queues.iter() {
-            out.put_u64(id);
-            queue.save(out);
+            pages.page.put_u64(id);
+            queue.save(pages);
+            pages.turn();
         }
-        out.put_u32(self.deleted.len() as u32);
-        self.deleted.iter().for_each(|q| q.save(out));
-        self.save_messages(out);
+        pages.page.put_u32(self.deleted.len() as u32);
+        self.deleted.iter().for_each(|queue| queue.save(pages));
+        self.save_messages(pages);
     }
 
-    fn save_messages(&self, out: &mut Vec<u8>) {
-        self.retained.save(out);
+    fn save_messages(&self, pages: &mut Pages<'_>) {
+        self.retained.save(pages);
+        let out = &mut pages.page;
         out.put_u32(self.owed.len() as u32);
         for (id, owed) in &self.owed {
             out.put_u64(*id);
@@ -123,7 +130,8 @@ impl State {
         }
         self.keys.save(out);
         out.put_u32(self.discarded.len() as u32);
-        self.discarded.iter().for_each(|i| i.save(out));
+        self.discarded.iter().for_each(|inbox| inbox.save(pages));
+        let out = &mut pages.page;
         out.put_u32(self.left_intervals.len() as u32);
         for intervals in &self.left_intervals {
             out.put_u32(intervals.len() as u32);

@@ -367,3 +367,27 @@ fn settling_in_any_order_takes_little() {
     assert_eq!(shard.broker.live_references(), 0);
     assert!(shard.broker.snapshot().encode().len() < 30_000);
 }
+
+/// What encodes a state must not hold all of it (S10).
+#[test]
+fn a_deep_state_is_encoded_in_pages() {
+    let mut shard = Shard::new();
+    let (deep, queues) = (200_000, 300);
+    let queue = shard.declare("deep", Arguments::default());
+    shard.fill(queue, deep, Options::default());
+    for n in 0..queues {
+        let queue = shard.declare(&format!("q{n}"), Arguments::default());
+        shard.fill(queue, 1_000, Options::default());
+    }
+    let snapshot = shard.broker.snapshot();
+    let (mut all, mut largest) = (Vec::new(), 0);
+    let mut sink = |page: &[u8]| {
+        largest = largest.max(page.len());
+        all.extend_from_slice(page);
+        Ok(())
+    };
+    snapshot.encode_into(&mut sink).expect("a vector takes all");
+    assert!(all.len() > 1_000_000 && largest < 300_000, "{} in pages of {largest}", all.len());
+    assert_eq!(all, snapshot.encode());
+    assert!(Broker::restore(&all).is_ok());
+}

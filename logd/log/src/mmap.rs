@@ -34,7 +34,8 @@ impl DiskMap {
         // SAFETY: the file lies in our locked data directory and never shrinks while mapped: segments are made at
         // full length, never truncated, punched or reused, only unlinked. Bytes that a `pwrite` may still change are
         // those of records not yet synced, which are never handed out as slices (entries are served from their batch
-        // buffers until then); the header copies made there are checked by value afterwards.
+        // buffers until then); the header copies made there are checked by value afterwards. The state of a snapshot is
+        // mapped when it is complete: nothing writes to it any more, it is only unlinked.
         let map = unsafe { MmapOptions::new().map(file)? };
         Ok(Self { map: Arc::new(map) })
     }

@@ -292,6 +292,26 @@ impl SnapshotReader {
         &self.manifest.info
     }
 
+    /// The first `bytes` of the state, mapped from its file and checked: memory of the file, not of the process.
+    pub fn mapped(&self, bytes: u64) -> Result<Bytes, SnapshotError> {
+        let damaged =
+            |offset| Damage { file: self.path.clone(), offset, what: "snapshot block".into() };
+        let len = usize::try_from(bytes).ok().filter(|_| bytes <= self.manifest.info.state_bytes);
+        let len = len.ok_or_else(|| damaged(bytes))?;
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        let whole = usize::try_from(self.manifest.info.state_bytes).unwrap_or(len);
+        let state = self.file.map()?.slice(0, whole).ok_or_else(|| damaged(0))?;
+        let blocks = state[..].chunks(SNAPSHOT_BLOCK).take(len.div_ceil(SNAPSHOT_BLOCK));
+        for (n, (block, crc)) in blocks.zip(&self.manifest.crcs).enumerate() {
+            if crc32fast::hash(block) != *crc {
+                return Err(damaged((n * SNAPSHOT_BLOCK) as u64).into());
+            }
+        }
+        Ok(state.slice(..len))
+    }
+
     /// The next block, at most [`SNAPSHOT_BLOCK`] bytes; `None` at the end.
     pub fn next_block(&mut self) -> Result<Option<Bytes>, SnapshotError> {
         let block = self.block(self.next)?;

@@ -171,7 +171,7 @@ impl Group {
         }
         // What cannot be restored must not replace what there is.
         Broker::restore(&bytes).map_err(io::Error::other)?;
-        let snapshot = RaftSnapshot { meta, snapshot: State { bytes, arrived: Some(arrived) } };
+        let snapshot = RaftSnapshot { meta, snapshot: State::Arrived { bytes, arrived } };
         let installed = self.raft.install_full_snapshot(from_log_vote(vote), snapshot).await;
         let vote = to_log_vote(&installed.map_err(io::Error::other)?.vote);
         Ok(Answer::Installed { vote })

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fluxmq_commands::wire::{Reader, Write};
 use futures_util::{Stream, StreamExt};
-use logd_broker::{Applied, Broker, Snapshot};
-use logd_log::{Log, SnapshotError, SnapshotReader, SnapshotStore};
+use logd_broker::{Applied, Broker, Sink, Snapshot};
+use logd_log::{Log, SnapshotError, SnapshotStore};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::Mutex;
@@ -22,8 +22,6 @@ use crate::type_config::{
     LogId, Payload, SnapshotMeta, StoredMembership, TypeConfig, from_log, to_log,
 };
 
-/// Bytes of a snapshot written at once.
-const CHUNK: usize = 256 * 1024;
 /// Bytes of a snapshot written in a second beside the log (S10).
 const BYTES_PER_SECOND: u64 = 128 * 1024 * 1024;
 /// How soon a snapshot that found the disk full is written again.
@@ -32,10 +30,11 @@ const FULL_RETRY: Duration = Duration::from_secs(1);
 type RaftSnapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, State>;
 
 /// A snapshot's state, as openraft hands it around.
-pub(crate) struct State {
-    pub(crate) bytes: Bytes,
+pub(crate) enum State {
+    /// It is kept on a disk: of this node, but in tests.
+    Kept { snapshots: SnapshotStore, last: Option<logd_log::LogId> },
     /// It came from another voter and lies on disk already, to be published.
-    pub(crate) arrived: Option<Arrived>,
+    Arrived { bytes: Bytes, arrived: Arrived },
 }
 
 /// What is stored with a snapshot that came from another voter: live entries stand behind its state.
@@ -97,6 +96,25 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+// === impl State ===
+
+impl State {
+    /// The state as bytes, those of a file for one that is kept.
+    pub(crate) fn bytes(&self) -> io::Result<Bytes> {
+        match self {
+            Self::Arrived { bytes, .. } => Ok(bytes.clone()),
+            // Nothing was ever applied.
+            Self::Kept { last: None, .. } => Ok(Broker::default().snapshot().encode().into()),
+            Self::Kept { snapshots, last: Some(last) } => {
+                let reader = snapshots.read(*last).map_err(other)?;
+                let (_, received) = decode_meta(*last, &reader.info().meta)?;
+                let bytes = received.map_or(reader.info().state_bytes, |r| r.state_bytes);
+                reader.mapped(bytes).map_err(other)
+            }
+        }
+    }
+}
+
 // === impl Machine ===
 
 impl Machine {
@@ -117,7 +135,7 @@ impl Machine {
             if let Some(received) = received {
                 machine.settle(&snapshot.meta, received).await?;
             }
-            machine.restore(&snapshot.meta, &snapshot.snapshot.bytes)?;
+            machine.restore(&snapshot.meta, &snapshot.snapshot.bytes()?)?;
         }
         Ok(machine)
     }
@@ -143,11 +161,8 @@ impl Machine {
 
     fn newest(&self) -> io::Result<Option<(RaftSnapshot, Option<Received>)>> {
         let Some(info) = self.snapshots.latest().map_err(other)? else { return Ok(None) };
-        let mut reader = self.snapshots.read(info.last).map_err(other)?;
-        let (meta, received) = decode_meta(info.last, &reader.info().meta)?;
-        let state_bytes = received.map_or(info.state_bytes, |received| received.state_bytes);
-        let bytes = read_state(&mut reader, state_bytes)?;
-        let snapshot = State { bytes, arrived: None };
+        let (meta, received) = decode_meta(info.last, &info.meta)?;
+        let snapshot = State::Kept { snapshots: self.snapshots.clone(), last: Some(info.last) };
         Ok(Some((RaftSnapshot { meta, snapshot }, received)))
     }
 
@@ -214,8 +229,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
         meta: &SnapshotMeta,
         state: State,
     ) -> Result<(), io::Error> {
-        match state.arrived {
-            Some(arrived) => {
+        let bytes = state.bytes()?;
+        match state {
+            State::Arrived { arrived, .. } => {
                 let info = arrived.writer.commit().map_err(other)?;
                 let (_, received) = decode_meta(info.last, &info.meta)?;
                 if let Some(received) = received {
@@ -223,9 +239,11 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 }
                 self.snapshots.delete_older(info.last).map_err(other)?;
             }
-            None => write(&self.snapshots, meta, &state.bytes, None)?,
+            State::Kept { .. } => {
+                write(&self.snapshots, meta, None, |sink| sink(&bytes))?;
+            }
         }
-        self.restore(meta, &state.bytes)
+        self.restore(meta, &bytes)
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<RaftSnapshot>, io::Error> {
@@ -243,14 +261,15 @@ pub(crate) struct Builder {
 }
 
 impl Builder {
-    async fn store(&self, state: &Bytes) -> io::Result<()> {
-        let (snapshots, meta, state) = (self.snapshots.clone(), self.meta.clone(), state.clone());
+    /// Returns the bytes of the state.
+    async fn store(&self, snapshot: &Arc<Snapshot>) -> io::Result<u64> {
+        let (snapshots, meta, snapshot) =
+            (self.snapshots.clone(), self.meta.clone(), Arc::clone(snapshot));
+        let rate = (self.encoding == Encoding::Thread).then_some(BYTES_PER_SECOND);
+        let work = move || write(&snapshots, &meta, rate, |sink| snapshot.encode_into(sink));
         match self.encoding {
-            Encoding::Inline => write(&snapshots, &meta, &state, None),
-            Encoding::Thread => {
-                let work = move || write(&snapshots, &meta, &state, Some(BYTES_PER_SECOND));
-                tokio::task::spawn_blocking(work).await.map_err(other)?
-            }
+            Encoding::Inline => work(),
+            Encoding::Thread => tokio::task::spawn_blocking(work).await.map_err(other)?,
         }
     }
 }
@@ -259,58 +278,44 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = State;
 
     async fn build_snapshot(&mut self) -> Result<RaftSnapshot, io::Error> {
-        let snapshot = self.snapshot.take().ok_or(io::ErrorKind::AlreadyExists)?;
-        let before = self.shared.pace.state_bytes.load(Ordering::Relaxed);
-        let about = usize::try_from(before + before / 8).unwrap_or_default();
-        let encode = move || snapshot.encode_about(about);
-        let state = Bytes::from(match self.encoding {
-            Encoding::Inline => encode(),
-            Encoding::Thread => tokio::task::spawn_blocking(encode).await.map_err(other)?,
-        });
-        self.shared.pace.state_bytes.store(state.len() as u64, Ordering::Relaxed);
+        let snapshot = Arc::new(self.snapshot.take().ok_or(io::ErrorKind::AlreadyExists)?);
         // An error would end the core, and with it what frees space: a full disk is waited for.
-        while let Err(error) = self.store(&state).await {
-            match is_full(&error) {
-                true => tokio::time::sleep(FULL_RETRY).await,
-                false => return Err(error),
+        let bytes = loop {
+            match self.store(&snapshot).await {
+                Err(error) if is_full(&error) => tokio::time::sleep(FULL_RETRY).await,
+                written => break written?,
             }
-        }
-        let snapshot = State { bytes: state, arrived: None };
+        };
+        self.shared.pace.state_bytes.store(bytes, Ordering::Relaxed);
+        let last = self.meta.last_log_id.as_ref().map(to_log);
+        let snapshot = State::Kept { snapshots: self.snapshots.clone(), last };
         Ok(RaftSnapshot { meta: self.meta.clone(), snapshot })
     }
 }
 
-fn read_state(reader: &mut SnapshotReader, state_bytes: u64) -> io::Result<Bytes> {
-    let mut state = Vec::with_capacity(usize::try_from(state_bytes).unwrap_or_default());
-    while (state.len() as u64) < state_bytes {
-        let block = reader.next_block().map_err(other)?;
-        let block = block.ok_or(io::ErrorKind::UnexpectedEof)?;
-        let left = usize::try_from(state_bytes - state.len() as u64).unwrap_or(usize::MAX);
-        state.extend_from_slice(&block[..block.len().min(left)]);
-    }
-    Ok(state.into())
-}
-
-/// Writes and publishes a snapshot; `pace` is in bytes a second, on a thread that may sleep.
+/// Writes what `encode` hands over as a snapshot and publishes it; `rate` is in bytes a second, on a thread that may
+/// sleep. Returns the bytes of the state.
 fn write(
     snapshots: &SnapshotStore,
     meta: &SnapshotMeta,
-    state: &[u8],
-    pace: Option<u64>,
-) -> io::Result<()> {
-    let Some(last) = meta.last_log_id.as_ref().map(to_log) else { return Ok(()) };
+    rate: Option<u64>,
+    encode: impl FnOnce(&mut Sink<'_>) -> io::Result<()>,
+) -> io::Result<u64> {
+    let Some(last) = meta.last_log_id.as_ref().map(to_log) else { return Ok(0) };
     let mut writer = snapshots.begin(last, encode_meta(meta, None).into()).map_err(kept)?;
-    let begun = Instant::now();
-    for (n, chunk) in state.chunks(CHUNK).enumerate() {
-        writer.write(chunk).map_err(kept)?;
-        if let Some(pace) = pace {
-            let due = Duration::from_micros((n * CHUNK) as u64 * 1_000_000 / pace);
+    let (begun, mut written) = (Instant::now(), 0);
+    encode(&mut |page| {
+        writer.write(page).map_err(kept)?;
+        written += page.len() as u64;
+        if let Some(rate) = rate {
+            let due = Duration::from_micros(written * 1_000_000 / rate);
             std::thread::sleep(due.saturating_sub(begun.elapsed()));
         }
-    }
+        Ok(())
+    })?;
     writer.commit().map_err(kept)?;
     snapshots.delete_older(last).map_err(kept)?;
-    Ok(())
+    Ok(written)
 }
 
 /// Bits of the first byte of a meta.

@@ -59,7 +59,7 @@ pub(crate) async fn send(
     let number = TRANSFERS.fetch_add(1, Ordering::Relaxed);
     let transfer = link.network.seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let last = snapshot.meta.last_log_id.as_ref().map(to_log).ok_or(TransferError::Empty)?;
-    let state = &snapshot.snapshot.bytes;
+    let state = &snapshot.snapshot.bytes()?;
     let vote = to_log_vote(vote);
     let meta = encode_meta(&snapshot.meta, None).into();
     let state_bytes = state.len() as u64;

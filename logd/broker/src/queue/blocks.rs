@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use fluxmq_names::Position;
 
+use crate::pages::Pages;
+
 use fluxmq_commands::command::queue::DeadLetter;
 use fluxmq_commands::wire::{Reader, WireError, Write};
 
@@ -249,10 +251,11 @@ impl Blocks {
         place
     }
 
-    pub(crate) fn save(&self, out: &mut Vec<u8>) {
-        out.put_u64(self.first);
-        out.put_u32(self.blocks.len() as u32);
+    pub(crate) fn save(&self, pages: &mut Pages<'_>) {
+        pages.page.put_u64(self.first);
+        pages.page.put_u32(self.blocks.len() as u32);
         for b in &self.blocks {
+            let out = &mut pages.page;
             out.put_u8(b.count);
             for n in [b.last, b.first_ms, b.last_ms, b.min_expiry] {
                 out.put_u64(n);
@@ -260,6 +263,7 @@ impl Blocks {
             out.put_u32(b.levels);
             out.put_u32(b.bytes.len() as u32);
             out.extend_from_slice(&b.bytes);
+            pages.turn();
         }
     }
 
@@ -323,8 +327,7 @@ mod tests {
                 assert_eq!(blocks.next(&mut place), Some(item(n)), "{n}");
             }
             assert_eq!(blocks.get(2).map(|b| b.min_expiry), Some(5_000 - 380));
-            let mut bytes = Vec::new();
-            blocks.save(&mut bytes);
+            let bytes = crate::pages::whole(|pages| blocks.save(pages));
             assert_eq!(Blocks::load(&mut Reader(&bytes), sized), Ok(blocks));
         }
     }

@@ -1,6 +1,8 @@
 //! Queues in snapshots.
 
 use super::blocks::{Blocks, Item, Place};
+use crate::pages::Pages;
+
 use super::{Counters, Group, Member, Moving, Queue, Scheduled};
 use fluxmq_commands::command::queue::{Arguments, DeadLetter, Sharing};
 use fluxmq_commands::wire::{Reader, WireError, Write};
@@ -36,13 +38,15 @@ fn key(r: &mut Reader<'_>) -> Result<Box<[u8]>, WireError> {
 // === impl Queue ===
 
 impl Queue {
-    pub(crate) fn save(&self, out: &mut Vec<u8>) {
+    pub(crate) fn save(&self, pages: &mut Pages<'_>) {
+        let out = &mut pages.page;
         out.put_str(&self.vhost);
         out.put_str(&self.name);
         self.arguments().encode(out);
         out.put_u32(self.bindings.len() as u32);
         self.bindings.iter().for_each(|b| out.put_str(b));
-        self.blocks.save(out);
+        self.blocks.save(pages);
+        let out = &mut pages.page;
         for n in [
             self.floor,
             self.base.offset,

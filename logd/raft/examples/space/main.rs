@@ -2,7 +2,8 @@
 //!
 //! `space forgotten` (one unsettled message, then `GIB` = 20 through the same shard), `space fanout` (one topic, 1,000
 //! queues), `space deep` and `space turns` (ten million messages in one queue, or in 1,000 in turn with one an entry; then
-//! a restart), `space random` (a million settled in any order). `DIR` is where the data directory is made.
+//! a restart), `space random` (a million settled in any order). `DIR` is where the data directory is made,
+//! `MESSAGES` how many, `COMMIT_US` the least between two commit rounds (0 for `turns` in a directory in memory).
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 mod deep;

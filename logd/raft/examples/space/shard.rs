@@ -52,7 +52,8 @@ pub(crate) struct Shard {
 
 impl Shard {
     pub(crate) async fn start(dir: &Path) -> Self {
-        let config = DiskConfig::default();
+        let mut config = DiskConfig::default();
+        config.commit_interval_us = setting("COMMIT_US", config.commit_interval_us);
         let disk = Disk::start(Arc::new(DiskIo), dir, config, Arc::new(AbortOnFatal)).unwrap();
         let (log, _) = disk.open_shard(0, OpenOptions::default()).unwrap();
         let options = GroupOptions::alone(ShardId(0), 1);
