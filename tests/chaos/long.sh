@@ -36,5 +36,6 @@ $power
 kill drain --rounds 20
 kill link --rounds 50
 routes
+shared
 "
 exit $failed

@@ -36,6 +36,8 @@ relay_not_said_again chaos relayed_message
 qos2_key_forgotten chaos every_step
 retained_race chaos subscribes_while
 retained_under_way_forgotten chaos subscribes_while
+leases_of_the_dead_kept chaos shared
+shared_by_each_gateway chaos shared
 connack_before_the_old_one_is_gone chaos sessions_move
 delivery_to_an_old_epoch chaos cannot_be_told
 stale_epoch_accepted chaos cannot_be_told

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use gateway_core::message::{LiveMessage, Subscriber};
 use gateway_core::route_cache::RouteCache;
 use gateway_core::route_table::{Destination, RouteTable, SubscriptionOptions};
+use gateway_core::shared_group::Chosen;
 use gateway_core::worker::Worker;
 
 use crate::PAYLOAD;
@@ -101,7 +102,7 @@ pub(crate) fn fan_out() -> Box<dyn FnMut()> {
             head: &[],
             payload: &PAYLOAD,
         };
-        worker.deliver_live(&to, black_box(&message), None);
+        worker.deliver_live(&to, black_box(&message), None, &Chosen::default());
         worker.end_batch();
     })
 }

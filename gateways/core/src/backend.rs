@@ -59,8 +59,10 @@ pub trait Router {
     fn delta(&self, delta: &fluxmq_client::contract::Delta);
     /// Another gateway is gone.
     fn gateway_gone(&self, epoch: u64);
-    /// A message of `logd` itself, or of another gateway, for live subscribers here.
+    /// A message of `logd` itself for live subscribers; all gateways get it.
     fn live(&self, command: &Bytes);
+    /// A message of another gateway for live subscribers here.
+    fn relayed(&self, command: &Bytes);
     /// Who stands behind a filter here.
     fn class(&self, vhost: &str, filter: &str) -> Class;
     /// All filters with live subscribers here.
@@ -329,6 +331,11 @@ impl Backend {
     }
 
     // === other gateways ===
+
+    /// Its epoch, as other gateways know it; 0 before it has one.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.get()
+    }
 
     /// Appends a message for live subscribers of the gateway `peer`. `waiter` is told when it has it, or is
     /// gone; without a waiter it is dropped when too much is on its way: false.

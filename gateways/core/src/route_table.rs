@@ -60,27 +60,20 @@ impl Leaf {
             && self.shared.is_none()
     }
 
-    /// Adds a member to a shared subscription; true when it is new.
-    fn join(&mut self, name: &str, who: &Rc<dyn Subscriber>, options: SubscriptionOptions) -> bool {
-        self.shared.get_or_insert_default().join(name, who, options)
-    }
-
-    /// Removes a member of a shared subscription; false when it is none.
-    fn leave(&mut self, name: &str, who: &Rc<dyn Subscriber>) -> bool {
-        let Some(shared) = &mut self.shared else { return false };
-        let left = shared.leave(name, who);
+    /// Changes the shared subscriptions, if there are any.
+    fn change_shared<R: Default>(&mut self, change: impl FnOnce(&mut SharedGroups) -> R) -> R {
+        let Some(shared) = &mut self.shared else { return R::default() };
+        let result = change(shared);
         if shared.is_empty() {
             self.shared = None;
         }
-        left
+        result
     }
 
-    /// What this gateway announces of the filter (R1).
+    /// What this gateway announces of the filter (R1); of shared subscriptions it announces each.
     fn class(&self) -> Class {
-        let shared = self.shared.as_deref();
         match &self.live[..] {
-            _ if shared.is_some_and(|shared| !shared.by_queue()) => Class::All,
-            [] if shared.is_none() => Class::Gone,
+            [] => Class::Gone,
             live if live.iter().all(|s| s.options.durable) => Class::Zero,
             _ => Class::All,
         }
@@ -123,7 +116,7 @@ pub struct Destinations {
     pub every: Vec<u32>,
     /// Other gateways with subscribers that match, ascending, each once.
     pub gateways: Vec<OtherGateway>,
-    /// Shared subscriptions on this thread: one member of each gets the message.
+    /// Shared subscriptions: one member of each gets the message.
     pub shared: Vec<Rc<SharedGroup>>,
 }
 
@@ -134,7 +127,7 @@ impl Destinations {
         !self.has_live() && self.shards.is_empty() && self.gateways.is_empty()
     }
 
-    /// Somebody on this thread subscribes to the topic.
+    /// Somebody on this thread subscribes to the topic, or somebody anywhere shares it.
     #[must_use]
     pub fn has_live(&self) -> bool {
         !self.live.is_empty() || !self.shared.is_empty()
@@ -169,7 +162,8 @@ impl RouteTable {
     ) -> bool {
         if let Some((group, filter)) = shared_group::split(filter) {
             self.touch(filter);
-            return self.leaf(filter).join(group, subscriber, options);
+            let shared = self.leaf(filter).shared.get_or_insert_default();
+            return shared.join((group, filter), subscriber, options);
         }
         self.touch(filter);
         let live = &mut self.leaf(filter).live;
@@ -189,7 +183,9 @@ impl RouteTable {
     pub fn unsubscribe(&mut self, filter: &str, subscriber: &Rc<dyn Subscriber>) -> bool {
         if let Some((group, filter)) = shared_group::split(filter) {
             self.touch(filter);
-            return self.change(filter, |leaf| leaf.leave(group, subscriber));
+            return self.change(filter, |leaf| {
+                leaf.change_shared(|shared| shared.leave(group, subscriber))
+            });
         }
         self.touch(filter);
         self.change(filter, |leaf| {
@@ -213,8 +209,11 @@ impl RouteTable {
         }
     }
 
-    /// Notes who of the gateway `epoch` subscribes with `filter`.
+    /// Notes who of the gateway `epoch` subscribes with `filter`, which may be shared.
     pub fn set_gateway(&mut self, filter: &str, epoch: u64, class: Class) {
+        if let Some((group, filter)) = shared_group::split(filter) {
+            return self.set_shared(filter, group, epoch, class);
+        }
         self.touch(filter);
         if class == Class::Gone {
             self.change(filter, |leaf| leaf.gateways.retain(|g| g.epoch != epoch));
@@ -228,11 +227,25 @@ impl RouteTable {
         }
     }
 
+    fn set_shared(&mut self, filter: &str, group: &str, epoch: u64, class: Class) {
+        self.touch(filter);
+        if class == Class::Gone {
+            return self.change(filter, |leaf| {
+                leaf.change_shared(|shared| shared.forget_gateway(Some(group), epoch));
+            });
+        }
+        let shared = self.leaf(filter).shared.get_or_insert_default();
+        shared.set_gateway((group, filter), OtherGateway { epoch, zero: class == Class::Zero });
+    }
+
     /// Forgets everything of a shard or of another gateway.
     pub fn forget(&mut self, source: Source) {
         let forget = |leaf: &mut Leaf| match source {
             Source::Shard(shard) => leaf.shards.retain(|(s, _)| *s != shard),
-            Source::Gateway(epoch) => leaf.gateways.retain(|g| g.epoch != epoch),
+            Source::Gateway(epoch) => {
+                leaf.gateways.retain(|g| g.epoch != epoch);
+                leaf.change_shared(|shared| shared.forget_gateway(None, epoch));
+            }
         };
         self.exact.retain(|_, leaf| {
             forget(leaf);
@@ -247,19 +260,31 @@ impl RouteTable {
         self.recent.clear();
     }
 
-    /// Who subscribes live with `filter`.
+    /// Who subscribes live with `filter`, which may be shared.
     #[must_use]
     pub fn class(&self, filter: &str) -> Class {
+        let shared = shared_group::split(filter);
+        let filter = shared.map_or(filter, |(_, filter)| filter);
         let leaf = if is_wild(filter) { self.wild.get(filter) } else { self.exact.get(filter) };
-        leaf.map_or(Class::Gone, Leaf::class)
+        match (leaf, shared) {
+            (None, _) => Class::Gone,
+            (Some(leaf), None) => leaf.class(),
+            (Some(leaf), Some((group, _))) => {
+                leaf.shared.as_ref().map_or(Class::Gone, |shared| shared.class(group))
+            }
+        }
     }
 
     /// All filters with live subscribers, and who they are.
     #[must_use]
     pub fn live_filters(&self) -> Vec<(String, Class)> {
-        let exact = self.exact.iter().map(|(filter, leaf)| (filter.to_string(), leaf.class()));
-        let mut all: Vec<_> = exact.collect();
-        self.wild.for_each(&mut |filter, leaf| all.push((filter, leaf.class())));
+        let mut all = Vec::new();
+        let mut add = |filter: String, leaf: &Leaf| {
+            all.extend(leaf.shared.iter().flat_map(|shared| shared.announced(&filter)));
+            all.push((filter, leaf.class()));
+        };
+        self.exact.iter().for_each(|(filter, leaf)| add(filter.to_string(), leaf));
+        self.wild.for_each(&mut add);
         all.retain(|(_, class)| *class != Class::Gone);
         all
     }

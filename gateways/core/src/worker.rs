@@ -14,6 +14,7 @@ use crate::message::{LiveMessage, Subscriber, WakeList};
 use crate::replays::Replays;
 use crate::route_table::{Destinations, RouteTable};
 use crate::seen::Seen;
+use crate::shared_group::Chosen;
 use crate::timer_wheel::TimerWheel;
 
 /// Bytes read from a socket at most at once; one buffer serves all connections of a thread.
@@ -117,12 +118,14 @@ impl Worker {
         }
     }
 
-    /// Hands `message` to the live subscribers in `to` (R5, R7). Wakes nobody yet.
+    /// Hands `message` to the live subscribers in `to` (R5, R7), and to one of each shared subscription that `chosen` leaves
+    /// to this gateway. Wakes nobody yet.
     pub fn deliver_live(
         &self,
         to: &Destinations,
         message: &LiveMessage<'_>,
         publisher: Option<&Rc<dyn Subscriber>>,
+        chosen: &Chosen,
     ) {
         let mut wakes = self.wakes.borrow_mut();
         for destination in &to.live {
@@ -133,12 +136,14 @@ impl Worker {
                 wakes.push(&destination.subscriber);
             }
         }
-        for group in &to.shared {
+        let mut shared = 0;
+        for (_, group) in to.shared.iter().enumerate().filter(|(at, _)| chosen.is_here(*at)) {
+            shared += 1;
             if let Some(member) = group.deliver(message) {
                 wakes.push(&member);
             }
         }
-        add(&self.counters.delivered_live, (to.live.len() + to.shared.len()) as u64);
+        add(&self.counters.delivered_live, (to.live.len() + shared) as u64);
     }
 
     /// Remembers where a queue is; some thousands are, and all are forgotten when there are more.
@@ -162,6 +167,31 @@ impl Worker {
             return true;
         }
         publish.key.is_none_or(|key| self.seen.borrow_mut().take(key, publish.lowest_open))
+    }
+
+    /// Takes a message of `logd` or of another gateway.
+    fn take_live(
+        &self,
+        bytes: &bytes::Bytes,
+        choose: impl FnOnce(&Destinations, &command::Publish<'_>) -> Chosen,
+    ) {
+        let Ok((Command::Publish(publish), message)) = command::decode(bytes) else { return };
+        let Some((head, payload)) = fluxmq_proto::message::split(message) else { return };
+        add(&self.counters.relayed_in, 1);
+        if !self.is_first(&publish) {
+            return;
+        }
+        let to = self.table(publish.vhost).borrow().resolve(publish.topic);
+        let message = LiveMessage {
+            topic: publish.topic,
+            qos: publish.qos,
+            retain: publish.retain,
+            expiry_ms: publish.expiry_ms,
+            head,
+            payload,
+        };
+        let chosen = choose(&to, &publish);
+        self.deliver_live(&to, &message, None, &chosen);
     }
 
     /// Begins a batch: what is routed in it, is so under the lease (R3).
@@ -228,22 +258,20 @@ impl Router for Worker {
     }
 
     fn live(&self, bytes: &bytes::Bytes) {
-        let Ok((Command::Publish(publish), message)) = command::decode(bytes) else { return };
-        let Some((head, payload)) = fluxmq_proto::message::split(message) else { return };
-        add(&self.counters.relayed_in, 1);
-        if !self.is_first(&publish) {
-            return;
-        }
-        let to = self.table(publish.vhost).borrow().resolve(publish.topic);
-        let message = LiveMessage {
-            topic: publish.topic,
-            qos: publish.qos,
-            retain: publish.retain,
-            expiry_ms: publish.expiry_ms,
-            head,
-            payload,
-        };
-        self.deliver_live(&to, &message, None);
+        let own = self.backend().map_or(0, |backend| backend.epoch());
+        self.take_live(bytes, |to, publish| Chosen::by_all(to, publish.qos, own, bytes));
+    }
+
+    fn relayed(&self, bytes: &bytes::Bytes) {
+        self.take_live(bytes, |to, publish| {
+            // Mostly nothing is shared: no room is made.
+            let groups: Vec<u64> = publish.groups().collect();
+            // A fault planted to prove that the chaos harness finds it (design §12).
+            if fluxmq_names::planted!("shared_by_each_gateway") {
+                return Chosen::default();
+            }
+            Chosen::by_sender(to, &groups)
+        });
     }
 
     fn class(&self, vhost: &str, filter: &str) -> Class {

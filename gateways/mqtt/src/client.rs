@@ -10,6 +10,7 @@ use gateway_core::authz::Access;
 use gateway_core::counters::add;
 use gateway_core::message::{LiveMessage, Subscriber};
 use gateway_core::rate_limit::RateLimit;
+use gateway_core::shared_group::Chosen;
 use gateway_core::timer_wheel::Timed;
 use gateway_core::worker::{SharedTable, Worker, now_ms};
 use mqtt_codec::{DecodeError, ReasonCode, Version};
@@ -295,7 +296,8 @@ impl Client {
             head: &will.head,
             payload: &will.payload,
         };
-        self.worker.deliver_live(&to, &message, None);
+        let chosen = Chosen::in_turn(&to, message.qos);
+        self.worker.deliver_live(&to, &message, None, &chosen);
         self.worker.end_batch();
     }
 }

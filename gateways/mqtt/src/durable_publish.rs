@@ -11,6 +11,7 @@ use gateway_core::backend::{Backend, RetainedPublish, Waiter};
 use gateway_core::counters::add;
 use gateway_core::message::LiveMessage;
 use gateway_core::route_table::{Destinations, OtherGateway};
+use gateway_core::shared_group::Chosen;
 use mqtt_codec::{PacketType, ReasonCode};
 
 use crate::ack_queue::AckKind;
@@ -124,25 +125,35 @@ impl Client {
         self.answer_waiter(ticket)
     }
 
-    /// Sends `message` to every other gateway with subscribers that want it; `ticket` is answered by each.
-    /// Returns how many those are (R6).
+    /// Sends `message` to every other gateway with subscribers that want it, or that is to serve a shared subscription;
+    /// `ticket` is answered by each. Returns how many those are (R6).
     pub(crate) fn publish_relayed(
         &self,
         to: &Destinations,
+        chosen: &Chosen,
         message: &LiveMessage<'_>,
         ticket: Option<u64>,
         numbered: Option<Numbered>,
     ) -> u16 {
+        let serving = chosen.gateways();
+        if to.gateways.is_empty() && serving.is_empty() {
+            return 0;
+        }
         let Some(backend) = self.worker.backend() else { return 0 };
         let counters = &self.worker.counters;
-        let publish = relayed(message, numbered);
         let head = if message.head.is_empty() { &EMPTY_HEAD[..] } else { message.head };
         let mut takers = 0;
-        for gateway in to.gateways.iter().filter(|g| message.qos == 0 || !g.zero) {
+        let wants = |g: &&OtherGateway| {
+            (message.qos == 0 || !g.zero) && serving.binary_search(&g.epoch).is_err()
+        };
+        let others = to.gateways.iter().filter(wants).map(|g| g.epoch);
+        for epoch in others.chain(serving.iter().copied()) {
+            let groups = chosen.groups_of(epoch);
+            let publish = Publish { groups: &groups, ..relayed(message, numbered) };
             let waiter = ticket.map(|ticket| self.answer_waiter(ticket));
             takers += u16::from(waiter.is_some());
             let command = Command::Publish(publish);
-            let sent = backend.relay(gateway.epoch, &command, &[head, message.payload], waiter);
+            let sent = backend.relay(epoch, &command, &[head, message.payload], waiter);
             add(if sent { &counters.relayed } else { &counters.relay_dropped }, 1);
         }
         takers
@@ -230,7 +241,8 @@ impl Client {
             payload: &waiting.payload,
         };
         let mut takers = self.publish_durable(&to, &message, Some(ticket), Some(numbered));
-        takers += self.publish_relayed(&to, &message, Some(ticket), Some(numbered));
+        let chosen = Chosen::in_turn(&to, message.qos);
+        takers += self.publish_relayed(&to, &chosen, &message, Some(ticket), Some(numbered));
         if let Some(inbound) = self.inbound.borrow_mut().as_deref_mut() {
             inbound.acks.expect(ticket, takers);
         }
@@ -244,7 +256,7 @@ impl Client {
         };
         let first = if others { self.worker.is_first(&publish()) } else { fresh };
         if first && to.has_live() {
-            self.worker.deliver_live(&to, &message, Some(&self.subscriber()));
+            self.worker.deliver_live(&to, &message, Some(&self.subscriber()), &chosen);
         }
         let reason =
             if to.is_empty() { ReasonCode::NO_MATCHING_SUBSCRIBERS } else { ReasonCode::SUCCESS };

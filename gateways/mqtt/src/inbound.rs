@@ -6,6 +6,7 @@ use gateway_core::message::LiveMessage;
 use gateway_core::route_cache::RouteCache;
 use gateway_core::route_table::Destinations;
 use gateway_core::scram::Exchange;
+use gateway_core::shared_group::Chosen;
 use gateway_core::worker::now_ms;
 use mqtt_codec::{
     DecodeError, Disconnect, Packet, PacketType, PropertyId, Publish, QoS, ReasonCode, Version,
@@ -212,9 +213,8 @@ impl Client {
                 takers = 0;
             }
         }
-        if !to.gateways.is_empty() {
-            takers += self.publish_relayed(to, message, ticket, None);
-        }
+        let chosen = Chosen::in_turn(to, message.qos);
+        takers += self.publish_relayed(to, &chosen, message, ticket, None);
         if let Some((kind, packet_id)) = owed {
             let none = to.is_empty();
             let reason =
@@ -226,7 +226,7 @@ impl Client {
             }
         }
         if to.has_live() {
-            self.worker.deliver_live(to, message, Some(&self.subscriber()));
+            self.worker.deliver_live(to, message, Some(&self.subscriber()), &chosen);
         }
     }
 
@@ -359,10 +359,12 @@ impl Client {
             .as_deref_mut()
             .and_then(|o| o.window.find(packet_id).map(|(number, stage)| (o, stage, number)));
         let answer = match found {
-            Some((outbound, Stage::AwaitPubrec, number)) if reason.is_failure() => {
-                outbound.window.set(packet_id, Stage::Settled);
+            Some((found, Stage::AwaitPubrec, number)) if reason.is_failure() => {
+                found.window.set(packet_id, Stage::Settled);
                 self.settle_number(number);
-                self.refill(outbound);
+                self.refill(found);
+                drop(outbound);
+                self.room_in_window();
                 return Ok(());
             }
             Some((outbound, Stage::AwaitPubrec, number)) if self.persistent().is_some() => {
@@ -408,9 +410,14 @@ fn check_payload(publish: &Publish<'_>) -> ReasonCode {
     ReasonCode::SUCCESS
 }
 
+/// Bytes of a topic or filter that a command has room for, with all that stands beside it (64 KiB).
+pub(crate) const NAME_BYTES_MAX: usize = 60_000;
+
 /// Whether a client with `access` may publish to `topic`: success, or why not.
 pub(crate) fn check_topic(topic: &str, access: &Access, settings: &Settings) -> ReasonCode {
-    if topic.bytes().filter(|b| *b == b'/').count() >= settings.topic_levels_max as usize {
+    if topic.len() > NAME_BYTES_MAX
+        || topic.bytes().filter(|b| *b == b'/').count() >= settings.topic_levels_max as usize
+    {
         ReasonCode::TOPIC_NAME_INVALID
     } else if topic.starts_with("$SYS/") || !access.may_publish(topic) {
         ReasonCode::NOT_AUTHORIZED

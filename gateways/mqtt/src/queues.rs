@@ -2,21 +2,22 @@
 //! queue (R10; `docs/queues.md`).
 //!
 //! What comes from a queue is leased to the connection under a packet id from 32768 on, and PUBACK settles it. When
-//! the connection ends, what it holds goes to another member.
+//! the connection ends, what it holds goes to another member. What is shared with QoS 2 is given to it for good first.
 
 mod address;
 mod asked;
 mod consume;
+mod give;
 mod publish;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use fluxmq_client::contract::QueueDelivery;
 use fluxmq_commands::command::queue::{DeadLetter, DeadReason, QueueCommand, Verdict};
 use fluxmq_commands::command::{self, Command};
 use fluxmq_proto::message::split;
-use gateway_core::backend::{QueueGroup, QueueReceiver};
+use gateway_core::backend::{Backend, QueueGroup, QueueReceiver};
 use gateway_core::counters::add;
 use gateway_core::worker::now_ms;
 use mqtt_codec::encode::PublishFrame;
@@ -29,15 +30,37 @@ pub(crate) use address::{Address, PREFIX, Source, Wishes, offset_of, wishes_of};
 
 /// Packet ids from here on are for leased messages (G3).
 pub(crate) const LEASED_FROM: u16 = 32_768;
+
+/// A consumer of the backend: it is one as long as somebody has this.
+struct Consumer {
+    backend: Rc<Backend>,
+    token: u64,
+    at: QueueGroup,
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.backend.stop_consuming(self.token);
+    }
+}
+
 /// A filter that consumes a queue.
 struct Subscription {
     filter: Rc<str>,
     source: Source,
     token: u64,
-    at: QueueGroup,
+    consumer: Rc<Consumer>,
     qos: QoS,
     identifier: u32,
     manual: bool,
+}
+
+// === impl Subscription ===
+
+impl Subscription {
+    fn identifiers(&self) -> &[u32] {
+        if self.identifier == 0 { &[] } else { std::slice::from_ref(&self.identifier) }
+    }
 }
 
 /// The queues of a connection; made at the first.
@@ -46,6 +69,8 @@ pub(crate) struct Leased {
     subscriptions: Vec<Subscription>,
     /// What waits for PUBACK, by packet id: consumer and offset.
     sent: BTreeMap<u16, (u64, u64)>,
+    /// What is to be this client's for good, as soon as that is in the log: consumer and offset.
+    giving: BTreeSet<(u64, u64)>,
     /// What has no room in the window.
     waiting: VecDeque<QueueDelivery>,
     next_id: u16,
@@ -54,6 +79,10 @@ pub(crate) struct Leased {
 // === impl Leased ===
 
 impl Leased {
+    fn in_flight(&self) -> usize {
+        self.sent.len() + self.giving.len()
+    }
+
     fn take_id(&mut self) -> u16 {
         loop {
             let id = LEASED_FROM | self.next_id;
@@ -76,9 +105,7 @@ impl QueueReceiver for Client {
 
     fn consumer_ended(&self, token: u64) {
         // The queue is gone: what was subscribed to is not any more, and MQTT has no word for that.
-        if let Some(leased) = self.leased.borrow_mut().as_deref_mut() {
-            leased.subscriptions.retain(|s| s.token != token);
-        }
+        drop(self.take_subscription(|s| s.token == token));
     }
 
     fn settled(&self, _: u64, refused: &[(u64, u32)]) {
@@ -93,7 +120,7 @@ impl QueueReceiver for Client {
 impl Client {
     /// Messages of queues that are on their way to the client.
     pub(crate) fn leased_in_flight(&self) -> usize {
-        self.leased.borrow().as_deref().map_or(0, |leased| leased.sent.len())
+        self.leased.borrow().as_deref().map_or(0, Leased::in_flight)
     }
 
     /// Sends what waits, as far as the window has room.
@@ -102,7 +129,7 @@ impl Client {
             let mut leased = self.leased.borrow_mut();
             let Some(leased) = leased.as_deref_mut() else { return };
             let open = self.outbound.borrow().as_deref().map_or(0, |o| o.window.open());
-            if self.busy.get() || open + leased.sent.len() >= usize::from(self.terms.window) {
+            if self.busy.get() || open + leased.in_flight() >= usize::from(self.terms.window) {
                 return;
             }
             let Some(delivery) = leased.waiting.pop_front() else { return };
@@ -137,13 +164,18 @@ impl Client {
             }
             (Source::Shared { .. }, None) => return None,
         };
+        if published.is_some_and(|topic| !self.terms.access.may_receive(topic)) {
+            return None;
+        }
+        if of.qos == QoS::ExactlyOnce && matches!(command, Command::Publish(p) if p.qos == 2) {
+            self.give(leased, delivery);
+            return Some(());
+        }
         let (head, payload) = split(message)?;
         let mut out = Vec::new();
         if self.is_v5() {
             properties::from_head(head, &mut out);
-            if of.identifier > 0 {
-                properties::put_identifiers(&[of.identifier], &mut out);
-            }
+            properties::put_identifiers(of.identifiers(), &mut out);
             if let Some(ms) = expiry_ms {
                 properties::put_expiry(ms.saturating_sub(now_ms()), &mut out);
             }
@@ -153,7 +185,7 @@ impl Client {
                 delivery.dead.iter().for_each(|dead| put_death(dead, &mut out));
             }
         }
-        let (qos, manual) = (of.qos, of.manual);
+        let (qos, manual) = (of.qos.min(QoS::AtLeastOnce), of.manual);
         let packet_id = if qos == QoS::AtMostOnce { 0 } else { leased.take_id() };
         let frame = PublishFrame {
             dup: qos != QoS::AtMostOnce && delivery.redelivered,

@@ -12,6 +12,7 @@ use mqtt_codec::{
 use tokio::task::spawn_local;
 
 use crate::client::{Client, Close};
+use crate::inbound::NAME_BYTES_MAX;
 use crate::queues::{self, Source, Wishes};
 use crate::retained::Wanted;
 
@@ -35,9 +36,13 @@ impl Asked {
             | o.retain_handling << 4
     }
 
-    /// Whether it consumes a queue: one by name, or that of a shared subscription.
+    /// What queue it consumes: one by name, or that of a shared subscription.
+    fn source(&self) -> Option<Source> {
+        Source::of(&self.filter, self.options.qos)
+    }
+
     fn consumes(&self) -> bool {
-        Source::of(&self.filter, self.options.qos).is_some()
+        self.source().is_some()
     }
 
     /// Whether retained messages are to be sent (MQTT-3.3.1-9 to -11); never to a shared subscription.
@@ -133,7 +138,9 @@ impl Client {
             ReasonCode::NOT_AUTHORIZED
         } else if !settings.wildcard_available && filter.contains(['+', '#']) {
             ReasonCode::WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED
-        } else if plain.split('/').count() > settings.topic_levels_max as usize {
+        } else if filter.len() > NAME_BYTES_MAX
+            || plain.split('/').count() > settings.topic_levels_max as usize
+        {
             ReasonCode::TOPIC_FILTER_INVALID
         } else if !known && filters.len() >= settings.subscriptions_max as usize {
             ReasonCode::QUOTA_EXCEEDED
@@ -171,13 +178,13 @@ impl Client {
 
     /// Subscribes with filters of which some consume queues.
     async fn subscribe_queues(&self, asked: &mut [Asked], identifier: u32, wishes: Wishes) {
-        for asked in asked.iter_mut().filter(|a| a.consumes() && !a.code.is_failure()) {
-            let qos = asked.options.qos;
+        for asked in asked.iter_mut().filter(|a| !a.code.is_failure()) {
+            let Some(source) = asked.source() else { continue };
+            let qos = source.grants(asked.options.qos);
             match self.consume(&asked.filter, (qos, identifier), &wishes).await {
                 Ok(()) => {
-                    // A publish of QoS 2 comes with 1, as one that is granted no more.
-                    asked.options.qos = qos.min(QoS::AtLeastOnce);
-                    asked.code = ReasonCode(asked.options.qos as u8);
+                    asked.options.qos = qos;
+                    asked.code = ReasonCode(qos as u8);
                 }
                 Err(reason) => asked.code = reason,
             }
@@ -250,8 +257,6 @@ impl Client {
         let Some(backend) = self.worker.backend().filter(|backend| backend.has_others()) else {
             return change(&mut table);
         };
-        // Others need not know which of them are shared.
-        let filter = topic::shared(filter).map_or(filter, |(_, plain)| plain);
         let before = table.class(filter);
         let changed = change(&mut table);
         if table.class(filter) != before {

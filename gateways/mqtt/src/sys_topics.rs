@@ -5,6 +5,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use gateway_core::message::LiveMessage;
+use gateway_core::shared_group::Chosen;
 
 use crate::gateway::Gateway;
 
@@ -41,7 +42,8 @@ fn publish_once(gateway: &Rc<Gateway>, uptime_s: u64) {
             let payload = value.as_bytes();
             let message =
                 LiveMessage { topic, qos: 0, retain: false, expiry_ms: None, head: &[], payload };
-            worker.deliver_live(&to, &message, None);
+            // Each gateway tells of itself to its own.
+            worker.deliver_live(&to, &message, None, &Chosen::default());
         }
     };
     tell("$SYS/broker/version", concat!("fluxmq ", env!("CARGO_PKG_VERSION")));

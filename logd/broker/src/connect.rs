@@ -167,10 +167,7 @@ impl Broker {
         self.end_memberships(self.state.shard.0, id);
         let shares = session.subscriptions.keys().any(|filter| filter.starts_with(SHARED));
         if session.next_publish > 0 || shares {
-            self.state.ended_publishers.insert(id);
-            if self.state.ended_publishers.len() > ENDED_PUBLISHERS_MAX {
-                self.state.ended_publishers.pop_first();
-            }
+            self.note_ended_publisher(id);
         }
         let intervals: Vec<_> = Arc::unwrap_or_clone(session).intervals.into_values().collect();
         if !intervals.is_empty() {
@@ -178,6 +175,14 @@ impl Broker {
             self.leave_intervals();
         }
         self.effects.push(Effect::SessionEnded { session: id });
+    }
+
+    /// Other shards are to forget what they took from a session or queue that has ended (G2).
+    pub(crate) fn note_ended_publisher(&mut self, id: u64) {
+        self.state.ended_publishers.insert(id);
+        if self.state.ended_publishers.len() > ENDED_PUBLISHERS_MAX {
+            self.state.ended_publishers.pop_first();
+        }
     }
 
     /// Goes on with the intervals of sessions that have ended.

@@ -34,8 +34,8 @@ pub use inbox::Backlog;
 pub use order::{DeliveryCursor, Owed};
 pub use pages::Sink;
 pub use queue::{
-    Counters, GroupCursor, GroupStats, GroupView, LOOKED_BEYOND, Member, Moving, QueueMessage,
-    QueueStats, Wants,
+    Counters, GroupCursor, GroupStats, GroupView, LOOKED_BEYOND, Member, MovesTo, Moving,
+    QueueMessage, QueueStats, Wants,
 };
 pub use retained::{Retained, RetainedPage};
 pub use session::{Replay, Session, StoredWill, Subscription};

@@ -10,6 +10,7 @@ mod blocks;
 mod bury;
 mod command;
 mod declare;
+mod give;
 mod group;
 mod members;
 mod reads;
@@ -29,7 +30,7 @@ pub use reads::{
 };
 pub(crate) use transaction::Transaction;
 
-use fluxmq_commands::command::queue::{Arguments, DeadLetter, DeadReason, Retention};
+use fluxmq_commands::command::queue::{Arguments, DeadLetter, DeadReason, Recipient, Retention};
 
 /// A message whose time has not come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,13 +39,22 @@ pub(crate) struct Scheduled {
     key: Box<[u8]>,
 }
 
-/// A dead letter that a queue of another shard is to take (Q6).
+/// What is to take a message that leaves its queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MovesTo {
+    /// The dead-letter queue, in another shard (Q6): why, and where from.
+    DeadLetterQueue(DeadLetter),
+    /// The list of a session (R10).
+    Session(Recipient),
+}
+
+/// A message that something of another shard is to take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moving {
     /// Where its message is.
     pub position: u64,
-    /// Why, and where from.
-    pub dead: DeadLetter,
+    /// Who is to have it.
+    pub to: MovesTo,
     /// Priority it had.
     pub priority: u8,
     pub(crate) size: u32,

@@ -255,6 +255,7 @@ fn queue_frees_space(command: &QueueCommand<'_>) -> bool {
         | QueueCommand::GroupLeave { .. }
         | QueueCommand::Expire { .. }
         | QueueCommand::Moved { .. }
+        | QueueCommand::Give { .. }
         | QueueCommand::Touch { .. } => true,
         QueueCommand::Declare { .. }
         | QueueCommand::Bind { .. }

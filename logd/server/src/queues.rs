@@ -299,7 +299,10 @@ impl Queues {
         let at = consumer.group;
         if let Some(served) = self.groups.get_mut(&at) {
             served.order.retain(|other| *other != key);
+            // A fault planted to prove that the chaos harness finds it (design §12).
+            let forgotten = fluxmq_names::planted!("leases_of_the_dead_kept");
             let runs = match consumer.held {
+                _ if forgotten => Vec::new(),
                 0 => Vec::new(),
                 _ => served.take((0, u64::MAX), |lease| lease.consumer == key, None),
             };

@@ -56,6 +56,7 @@ operations! {
     MOVED = 214,
     QUEUE_TOUCH = 215,
     TRANSACTION = 216,
+    QUEUE_GIVE = 217,
 }
 
 /// Head of a batch of commands of one producer (Q1).
@@ -113,6 +114,17 @@ pub struct Publish<'a> {
     pub list: Option<ToList<'a>>,
     /// What it asks of the queues that are bound to the topic.
     pub options: Options<'a>,
+    /// From gateway to gateway: the shared subscriptions that the receiver is to serve, eight bytes each.
+    pub groups: &'a [u8],
+}
+
+// === impl Publish ===
+
+impl Publish<'_> {
+    /// The shared subscriptions that the receiver is to serve.
+    pub fn groups(&self) -> impl Iterator<Item = u64> {
+        self.groups.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes))
+    }
 }
 
 /// A message that the leader of a session's shard copies into the session's private list (Q0, R9).

@@ -19,5 +19,6 @@ pub mod process;
 pub mod proxy;
 pub mod relay;
 pub mod retained;
+pub mod shared;
 pub mod takeover;
 pub mod wills;

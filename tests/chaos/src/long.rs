@@ -6,7 +6,7 @@ use std::time::Duration;
 use chaos::handshakes::{self, Case, STEPS, VICTIMS};
 use chaos::pair::Pair;
 use chaos::takeover::{self, Faults, Old};
-use chaos::{barrier, relay, retained, wills};
+use chaos::{barrier, relay, retained, shared, wills};
 
 /// What design R2 says of a SUBACK while a gateway is stopped.
 const SUBACK_MAX: Duration = Duration::from_secs(7);
@@ -122,5 +122,19 @@ pub(crate) fn routes(shards: u32, rounds: u64) -> bool {
          passed on {overtaken}; relayed and acknowledged before taken {early}, not once {again}"
     );
     good &= under_way + overtaken + early + again == 0;
+    good & is_quiet(&pair)
+}
+
+pub(crate) fn shared(shards: u32, plan: shared::Plan) -> bool {
+    let mut pair = Pair::start(shards);
+    let outcome = shared::run(&mut pair, plan);
+    println!("{outcome}");
+    let after_the_lease = outcome.held_by_gateways.1.saturating_sub(shared::LEASE);
+    println!("that is {after_the_lease:?} after the end of the lease of {:?}", shared::LEASE);
+    let mut good = outcome.is_good(shared::LEASE + shared::REDELIVERED_WITHIN);
+    let zero = shared::zero(&pair, 2_000);
+    let mixed = shared::mixed(&pair, 200);
+    println!("QoS 0: {zero:?}; QoS 1, members of 0 and 1: each {} to {} times", mixed.0, mixed.1);
+    good &= zero == shared::Zero { gateways: 2, ..shared::Zero::default() } && mixed == (1, 1);
     good & is_quiet(&pair)
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use chaos::kill::{self, Plan, Target};
-use chaos::{ledger, takeover};
+use chaos::{ledger, shared, takeover};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -73,6 +73,15 @@ enum What {
         #[arg(long, default_value_t = 1_000)]
         rounds: u64,
     },
+    /// Members of a shared subscription are killed while messages pass.
+    Shared {
+        /// Messages of QoS 1.
+        #[arg(long, default_value_t = 200_000)]
+        messages: u64,
+        /// How often a member or a gateway is killed.
+        #[arg(long, default_value_t = 60)]
+        kills: u64,
+    },
 }
 
 fn main() -> ExitCode {
@@ -99,6 +108,10 @@ fn main() -> ExitCode {
         What::Wills { wills } => long::wills(shards, wills),
         What::Handshakes { rounds } => long::handshakes(shards, rounds),
         What::Routes { rounds } => long::routes(shards, rounds),
+        What::Shared { messages, kills } => {
+            let plan = shared::Plan { messages, kills, gateway_every: 10, lease_ends: true, seed };
+            long::shared(shards, plan)
+        }
     };
     println!("{}", if good { "good" } else { "NOT GOOD" });
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }

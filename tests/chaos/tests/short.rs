@@ -6,7 +6,7 @@ use chaos::handshakes::{self, Case, STEPS, Step, VICTIMS, Victim};
 use chaos::kill::{self, Plan, Target};
 use chaos::pair::Pair;
 use chaos::takeover::{self, Faults, Old};
-use chaos::{barrier, relay, retained, wills};
+use chaos::{barrier, relay, retained, shared, wills};
 
 fn seed() -> u64 {
     let seed = std::env::var("CHAOS_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
@@ -153,5 +153,31 @@ fn qos_2_goes_on_at_the_other_gateway_after_every_step() {
         let wrong = handshakes::run(&mut pair, case);
         assert!(wrong.is_empty(), "{case:?}: {wrong:#?}");
     }
+    is_quiet(&pair);
+}
+
+#[test]
+fn a_shared_subscription_loses_nothing_when_members_die() {
+    let mut pair = Pair::start(2);
+    let plan = shared::Plan {
+        messages: 8_000,
+        kills: 8,
+        gateway_every: 8,
+        lease_ends: false,
+        seed: seed(),
+    };
+    let outcome = shared::run(&mut pair, plan);
+    println!("{outcome}");
+    // The gateway is back at once, and its start ends what it was.
+    assert!(outcome.is_good(shared::LEASE), "{outcome}");
+    is_quiet(&pair);
+}
+
+#[test]
+fn a_shared_subscription_gives_each_message_to_one_member_of_all_gateways() {
+    let pair = Pair::start(2);
+    let all = shared::Zero { gateways: 2, ..shared::Zero::default() };
+    assert_eq!(shared::zero(&pair, 40), all);
+    assert_eq!(shared::mixed(&pair, 20), (1, 1));
     is_quiet(&pair);
 }

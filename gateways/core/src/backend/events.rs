@@ -53,7 +53,7 @@ impl Backend {
             }
             Event::Relay(relay) => {
                 let (fresh, upto) = self.relays.borrow_mut().take(&relay);
-                fresh.iter().for_each(|command| router.live(command));
+                fresh.iter().for_each(|command| router.relayed(command));
                 self.send(Request::RelayTaken { peer: relay.peer, upto });
             }
             Event::RelayTaken { peer, upto } => {

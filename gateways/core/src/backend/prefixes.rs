@@ -26,10 +26,10 @@ pub(super) struct Prefixes {
     groups: BTreeMap<(Box<str>, Box<str>), Group>,
 }
 
-/// The first level of a filter that has one without a wildcard.
+/// The first level of a filter that has one without a wildcard. Of a shared subscription everybody has to know the group.
 fn first_level(filter: &str) -> Option<&str> {
     let first = filter.split('/').next().unwrap_or_default();
-    (!first.contains(['+', '#'])).then_some(first)
+    (first != "$share" && !first.contains(['+', '#'])).then_some(first)
 }
 
 // === impl Prefixes ===

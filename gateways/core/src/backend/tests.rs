@@ -16,6 +16,9 @@ impl Router for Told {
     fn live(&self, _: &Bytes) {
         self.live.set(self.live.get() + 1);
     }
+    fn relayed(&self, command: &Bytes) {
+        self.live(command);
+    }
     fn class(&self, _: &str, _: &str) -> Class {
         Class::All
     }

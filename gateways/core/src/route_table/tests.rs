@@ -155,3 +155,66 @@ fn other_gateways_are_destinations_until_they_are_forgotten() {
     table.forget(Source::Shard(2));
     assert!(table.exact.is_empty() && table.wild.is_empty());
 }
+
+#[test]
+fn what_is_shared_among_gateways_is_for_one_of_them() {
+    use crate::shared_group::Chosen;
+    let shared = "$share/g/a/+";
+    // The same group as two gateways see it, 1 and 2.
+    let tables = [2, 1].map(|other| {
+        let mut table = RouteTable::default();
+        table.subscribe(shared, &subscriber(), options(0, 0));
+        table.set_gateway(shared, other, Class::All);
+        table
+    });
+    let class = |filter: &str| tables[0].class(filter);
+    assert_eq!(
+        (class(shared), class("a/+"), class("$share/h/a/+")),
+        (Class::All, Class::Gone, Class::Gone)
+    );
+    assert_eq!(tables[0].live_filters(), [(shared.to_owned(), Class::All)]);
+    let to = tables[0].resolve("a/b");
+    assert!(to.gateways.is_empty() && to.shared.len() == 1);
+    let turns: Vec<_> = (0..4).map(|_| Chosen::in_turn(&to, 1).gateways()).collect();
+    assert_eq!(turns, [vec![], vec![2], vec![], vec![2]]);
+    // Who is told of it serves it, who is not does not.
+    let chosen = Chosen::in_turn(&to, 0);
+    assert!(chosen.is_here(0));
+    let chosen = Chosen::in_turn(&to, 0);
+    assert!(!chosen.is_here(0) && chosen.groups_of(7).is_empty());
+    let bytes = chosen.groups_of(2);
+    let groups: Vec<_> = bytes.as_chunks().0.iter().map(|id| u64::from_le_bytes(*id)).collect();
+    let there = tables[1].resolve("a/b");
+    assert!(Chosen::by_sender(&there, &groups).is_here(0));
+    assert!(!Chosen::by_sender(&there, &[]).is_here(0));
+    // What all get: each finds the same.
+    let mut first = 0;
+    for n in 0..100u8 {
+        let here =
+            [(&to, 1), (&there, 2)].map(|(to, own)| Chosen::by_all(to, 0, own, &[n]).is_here(0));
+        assert_ne!(here[0], here[1]);
+        first += u32::from(here[0]);
+    }
+    assert!((20..80).contains(&first), "{first}");
+}
+
+#[test]
+fn a_shared_subscription_with_a_queue_gets_qos_1_by_it() {
+    use crate::shared_group::Chosen;
+    let mut table = RouteTable::default();
+    table.subscribe("$share/g/a", &subscriber(), options(0, 0));
+    table.set_gateway("$share/g/a", 2, Class::Zero);
+    let to = table.resolve("a");
+    assert!(!Chosen::in_turn(&to, 1).is_here(0) && Chosen::in_turn(&to, 1).gateways().is_empty());
+    assert!(!Chosen::by_all(&to, 2, 1, b"x").is_here(0));
+    assert!(Chosen::in_turn(&to, 0).is_here(0));
+    table.set_gateway("$share/g/a", 2, Class::Gone);
+    assert!(Chosen::in_turn(&table.resolve("a"), 1).is_here(0));
+    table.set_gateway("$share/g/a", 3, Class::All);
+    let who = subscriber();
+    table.subscribe("$share/g/a", &who, SubscriptionOptions { durable: true, ..options(1, 0) });
+    assert_eq!(table.class("$share/g/a"), Class::Zero);
+    table.unsubscribe("$share/g/a", &who);
+    table.forget(Source::Gateway(3));
+    assert_eq!(table.resolve("a").shared.len(), 1);
+}

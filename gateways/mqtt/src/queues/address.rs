@@ -63,6 +63,15 @@ impl Source {
         let group = group.filter(|_| qos != QoS::AtMostOnce)?;
         Some(Self::Shared { group: group.into(), filter: plain.into() })
     }
+
+    /// What is granted to who asks for `qos`.
+    pub(crate) fn grants(&self, qos: QoS) -> QoS {
+        match self {
+            // What is leased by name is settled once, by PUBACK or by name.
+            Self::Queue { .. } => qos.min(QoS::AtLeastOnce),
+            Self::Shared { .. } => qos,
+        }
+    }
 }
 
 /// What SUBSCRIBE asked of a queue besides.

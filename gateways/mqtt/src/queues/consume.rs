@@ -1,5 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE of filters that consume queues.
 
+use std::rc::Rc;
+
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::Command;
 use fluxmq_commands::command::queue::{Arguments, QueueCommand, Start, Stays};
@@ -8,7 +10,7 @@ use gateway_core::backend::QueueGroup;
 use mqtt_codec::{QoS, ReasonCode};
 use tokio::task::spawn_local;
 
-use super::{Source, Subscription, Wishes};
+use super::{Consumer, Source, Subscription, Wishes};
 use crate::client::Client;
 use crate::durable_publish::refusal;
 
@@ -106,19 +108,16 @@ impl Client {
             filter: filter.into(),
             source: source.clone(),
             token,
-            at,
-            // What is shared with QoS 2 would have to be given by an entry: it is granted 1.
-            qos: qos.min(QoS::AtLeastOnce),
+            consumer: Rc::new(Consumer { backend: backend.clone(), token, at }),
+            qos: source.grants(qos),
             identifier,
             manual,
         };
         // Before it begins: messages may come with the answer.
         self.leased.borrow_mut().get_or_insert_default().subscriptions.push(subscription);
         let begun = backend.consume((token, at), member, (credit, lease_ms), self.this()).await;
-        if begun.is_err()
-            && let Some(leased) = self.leased.borrow_mut().as_deref_mut()
-        {
-            leased.subscriptions.retain(|s| s.token != token);
+        if begun.is_err() {
+            drop(self.take_subscription(|s| s.token == token));
         }
         begun
     }
@@ -145,31 +144,20 @@ impl Client {
 
     /// UNSUBSCRIBE of a filter that consumes a queue; false when it is none.
     pub(crate) async fn stop_consuming(&self, filter: &str) -> bool {
-        let gone = {
-            let mut leased = self.leased.borrow_mut();
-            let Some(leased) = leased.as_deref_mut() else { return false };
-            let at = leased.subscriptions.iter().position(|s| *s.filter == *filter);
-            let Some(at) = at else { return false };
-            let gone = leased.subscriptions.remove(at);
-            leased.sent.retain(|_, (token, _)| *token != gone.token);
-            leased.waiting.retain(|d| d.token != gone.token);
-            gone
-        };
-        let Some(backend) = self.worker.backend() else { return true };
-        backend.stop_consuming(gone.token);
-        if let (Source::Shared { .. }, Some((durable, _))) = (&gone.source, self.persistent()) {
+        let Some(gone) = self.take_subscription(|s| *s.filter == *filter) else { return false };
+        let Subscription { source, consumer, .. } = gone;
+        let (at, backend) = (consumer.at, consumer.backend.clone());
+        drop(consumer);
+        if let (Source::Shared { .. }, Some((durable, _))) = (source, self.persistent()) {
             // Its membership is the session's, not the connection's.
             let shard = u8::try_from(durable.shard).unwrap_or(u8::MAX);
-            backend.leave_for_good(gone.at, durable.session, shard).await;
+            backend.leave_for_good(at, durable.session, shard).await;
         }
         true
     }
 
     /// The connection is gone: what it holds goes to others.
     pub(crate) fn leave_queues(&self) {
-        let leased = self.leased.take();
-        let Some(backend) = self.worker.backend() else { return };
-        let all = leased.into_iter().flat_map(|leased| leased.subscriptions);
-        all.for_each(|subscription| backend.stop_consuming(subscription.token));
+        drop(self.leased.take());
     }
 }

@@ -1,7 +1,7 @@
 //! Dead letters: into their queue at once when it is here, else moving until it has taken them (Q6).
 
 use super::blocks::Item;
-use super::{Died, Moving};
+use super::{Died, MovesTo, Moving};
 use crate::broker::Broker;
 use crate::effect::Effect;
 use crate::limits::DEAD_LETTER_HOPS_MAX;
@@ -39,7 +39,7 @@ impl Broker {
             self.spend(4);
             match target.filter(|t| self.takes(*t, &item)) {
                 Some(target) => drop(self.append_dead(target, item)),
-                None => self.start_move(queue, &item, dead),
+                None => self.start_move(queue, &item, MovesTo::DeadLetterQueue(dead)),
             }
         }
     }
@@ -67,12 +67,13 @@ impl Broker {
         offset.unwrap_or_default()
     }
 
-    fn start_move(&mut self, queue: u64, item: &Item, dead: DeadLetter) {
+    /// A message leaves its queue for somebody of another shard, who takes it when the leader has seen to it.
+    pub(super) fn start_move(&mut self, queue: u64, item: &Item, to: MovesTo) {
         self.index.live.add(item.position, 1);
         let (position, priority, size) = (item.position, item.priority, item.size);
         self.change_queue(queue, |q| {
             q.last_move += 1;
-            q.moving.insert(q.last_move, Moving { position, dead, priority, size });
+            q.moving.insert(q.last_move, Moving { position, to, priority, size });
         });
         self.index.moving.insert(queue);
         self.effects.push(Effect::MoveOwed { queue });

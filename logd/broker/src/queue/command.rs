@@ -66,6 +66,9 @@ impl Broker {
                 self.touch(*queue);
                 Outcome::Done
             }
+            QueueCommand::Give { queue, group, offset, to } => {
+                self.give((*queue, *group), *offset, *to)
+            }
             // What consumers hold and what other shards have taken only the leader knows.
             QueueCommand::Expire { .. } | QueueCommand::Moved { .. } if gateway != 0 => {
                 Outcome::refused(ErrorCode::Forbidden)

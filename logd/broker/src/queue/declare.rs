@@ -202,6 +202,11 @@ impl Broker {
             }
         }
         self.index.moving.remove(&id);
+        if queue.last_move > 0 {
+            // Messages were taken from it under keys, here or elsewhere.
+            self.state.keys.forget(self.state.shard.0, id);
+            self.note_ended_publisher(id);
+        }
         self.reindex(id);
         self.note_behind(id, false);
         self.effects.push(Effect::QueueChanged { queue: id });

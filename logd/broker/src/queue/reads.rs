@@ -393,8 +393,8 @@ impl Broker {
         self.index.expiring.first().copied()
     }
 
-    /// Dead letters that a queue of another shard is to take, oldest first: queue, number, what, and the name
-    /// of the target. They are taken under the key (this shard, queue, number); MOVED crosses them off.
+    /// Messages that somebody of another shard is to take, oldest first: queue, number, what, and the name of the
+    /// dead-letter queue. They are taken under the key (this shard, queue, number); MOVED crosses them off.
     pub fn owed_moves(&self) -> impl Iterator<Item = (u64, u64, &Moving, &str)> {
         let queues =
             self.index.moving.iter().filter_map(|id| Some((*id, self.state.queues.get(*id)?)));

@@ -1,11 +1,14 @@
 //! Queues in snapshots.
 
 use super::blocks::{Blocks, Item, Place};
+use super::{Counters, Group, Member, MovesTo, Moving, Queue, Scheduled};
+use fluxmq_commands::command::queue::{Arguments, DeadLetter, Recipient, Sharing};
+use fluxmq_commands::wire::{Reader, WireError, Write};
+
 use crate::pages::Pages;
 
-use super::{Counters, Group, Member, Moving, Queue, Scheduled};
-use fluxmq_commands::command::queue::{Arguments, DeadLetter, Sharing};
-use fluxmq_commands::wire::{Reader, WireError, Write};
+/// Where the reason of a dead letter would stand.
+const TO_A_SESSION: u8 = 0;
 
 fn put_bits(map: &std::collections::BTreeMap<u64, u128>, out: &mut Vec<u8>) {
     out.put_u32(map.len() as u32);
@@ -80,7 +83,13 @@ impl Queue {
             out.put_u64(moving.position);
             out.put_u8(moving.priority);
             out.put_u32(moving.size);
-            moving.dead.encode(out);
+            match &moving.to {
+                MovesTo::DeadLetterQueue(dead) => dead.encode(out),
+                MovesTo::Session(to) => {
+                    out.put_u8(TO_A_SESSION);
+                    to.encode(out);
+                }
+            }
         }
         self.save_known(out);
     }
@@ -138,8 +147,14 @@ impl Queue {
         for _ in 0..r.u32()? {
             let n = r.u64()?;
             let (position, priority, size) = (r.u64()?, r.u8()?, r.u32()?);
-            let dead = DeadLetter::decode(r)?;
-            q.moving.insert(n, Moving { position, dead, priority, size });
+            let to = match r.0.first() {
+                Some(&TO_A_SESSION) => {
+                    r.u8()?;
+                    MovesTo::Session(Recipient::decode(r)?)
+                }
+                _ => MovesTo::DeadLetterQueue(DeadLetter::decode(r)?),
+            };
+            q.moving.insert(n, Moving { position, to, priority, size });
         }
         q.load_known(r)?;
         let expiring = q.blocks.iter().filter(|(_, b)| b.min_expiry > 0);

@@ -184,6 +184,14 @@ impl Run {
         QueueCommand::Settle { queue, group, token, verdicts: verdicts.collect() }
     }
 
+    fn give(&mut self) -> QueueCommand<'static> {
+        let (queue, group) = self.target();
+        let tail = self.model.queues.values().find(|q| q.id == queue).map_or(1, |q| q.tail() + 2);
+        let r = &mut self.random;
+        let to = Recipient { shard: r.below(2) as u32, session: r.below(9), identifier: 7 };
+        QueueCommand::Give { queue, group, offset: r.below(tail), to: r.chance(70).then_some(to) }
+    }
+
     fn on_group(&mut self) -> QueueCommand<'static> {
         let (queue, group) = self.target();
         let token = self.token((queue, group));
@@ -214,7 +222,7 @@ impl Run {
     fn command(&mut self) -> QueueCommand<'static> {
         let (queue, _) = self.target();
         let arguments = self.arguments();
-        match self.random.below(100) {
+        match self.random.below(106) {
             0..=5 => {
                 let r = &mut self.random;
                 QueueCommand::Declare {
@@ -243,6 +251,7 @@ impl Run {
             }
             82..=97 => self.on_group(),
             98 => QueueCommand::Touch { queue },
+            99..=104 => self.give(),
             _ => QueueCommand::Expire { queue, spared: Vec::new() },
         }
     }
@@ -404,10 +413,10 @@ impl Run {
             self.check_queue(q);
         }
         let moves: Vec<_> =
-            self.broker.owed_moves().map(|(q, n, m, _)| (q, n, m.position, m.dead)).collect();
+            self.broker.owed_moves().map(|(q, n, m, _)| (q, n, m.position, m.to)).collect();
         let mut want: Vec<_> = Vec::new();
         for q in self.model.queues.values() {
-            want.extend(q.moving.iter().map(|(n, (position, dead))| (q.id, *n, *position, *dead)));
+            want.extend(q.moving.iter().map(|(n, (position, to))| (q.id, *n, *position, *to)));
         }
         want.sort_by_key(|(q, n, ..)| (*q, *n));
         assert_eq!(moves, want);

@@ -7,6 +7,7 @@ use fluxmq_commands::command::Publish;
 use fluxmq_commands::command::queue::*;
 use fluxmq_commands::{Appending, Outcome};
 use fluxmq_names::ErrorCode;
+use logd_broker::MovesTo;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
@@ -42,7 +43,7 @@ pub(crate) struct Queue {
     pub(crate) groups: BTreeMap<u64, Group>,
     pub(crate) bindings: BTreeSet<String>,
     pub(crate) scheduled: BTreeMap<(u64, u64), Message>,
-    pub(crate) moving: BTreeMap<u64, (u64, DeadLetter)>,
+    pub(crate) moving: BTreeMap<u64, (u64, MovesTo)>,
     pub(crate) last_move: u64,
     pub(crate) ids: BTreeMap<String, u64>,
     pub(crate) producers: BTreeMap<String, u64>,
@@ -391,7 +392,7 @@ impl Model {
             } else {
                 let q = self.queues.get_mut(name).expect("it died there");
                 q.last_move += 1;
-                q.moving.insert(q.last_move, (m.position, dead));
+                q.moving.insert(q.last_move, (m.position, MovesTo::DeadLetterQueue(dead)));
             }
         }
     }
@@ -586,6 +587,7 @@ impl Model {
                 q.touched_ms = now_ms;
                 Outcome::Done
             }
+            QueueCommand::Give { group, offset, to, .. } => self.give(&name, *group, *offset, *to),
             QueueCommand::Expire { spared, .. } => {
                 let died = q.expire(spared, now_ms);
                 let expired = died.len() as u64;
@@ -722,6 +724,22 @@ impl Model {
         Outcome::Number(all)
     }
 
+    fn give(&mut self, name: &str, group: u64, offset: u64, to: Option<Recipient>) -> Outcome {
+        let q = self.queues.get_mut(name).expect("named");
+        let Some(g) = q.groups.get(&group) else { return Outcome::refused(ErrorCode::NotFound) };
+        if g.sharing != Sharing::Shared {
+            return Outcome::refused(ErrorCode::InvalidArgument);
+        }
+        let open = q.messages.get(offset as usize).filter(|m| m.alive && !g.has_settled(offset));
+        let Some(position) = open.map(|m| m.position) else { return Outcome::Number(0) };
+        if let Some(to) = to {
+            q.last_move += 1;
+            q.moving.insert(q.last_move, (position, MovesTo::Session(to)));
+        }
+        let ack = Settlement { verdict: Verdict::Ack, first: offset, count: 1 };
+        self.settle(name, group, (0, true), &[ack])
+    }
+
     fn leave(&mut self, position: u64, name: &str, group: u64, token: u64) -> bool {
         let now_ms = self.now_ms;
         let q = self.queues.get_mut(name).expect("named");
@@ -806,7 +824,8 @@ fn target(command: &QueueCommand<'_>) -> u64 {
         | QueueCommand::GroupLeave { queue, .. }
         | QueueCommand::Expire { queue, .. }
         | QueueCommand::Moved { queue, .. }
-        | QueueCommand::Touch { queue } => *queue,
+        | QueueCommand::Touch { queue }
+        | QueueCommand::Give { queue, .. } => *queue,
     }
 }
 

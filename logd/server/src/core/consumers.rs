@@ -70,6 +70,7 @@ impl Core {
             Effect::QueueReturned { queue } => self.queues.queue_grew(shard, queue, true),
             Effect::QueueChanged { queue } => {
                 self.queues.queue_changed(&self.shards, shard, queue);
+                self.forget_ended(shard);
                 self.tell_readers(shard, queue);
             }
             Effect::GroupChanged { queue, group } => {

@@ -72,6 +72,8 @@ impl Queues {
             }
             let (messages, more) = served.read(at, group, max);
             if messages.is_empty() {
+                // Who was given nothing keeps his turn: else whoever settles first would be passed over.
+                served.order.rotate_right(1);
                 if more {
                     continue;
                 }

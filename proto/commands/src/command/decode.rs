@@ -123,6 +123,12 @@ fn decode_publish<'a>(r: &mut Reader<'a>) -> Result<Publish<'a>, WireError> {
         lowest_open: if bit(7) { Some(r.u64()?) } else { None },
         list: if bit(9) { Some(decode_list(r)?) } else { None },
         options: if bit(10) { Options::decode(r)? } else { Options::default() },
+        groups: if bit(11) {
+            let n = r.u16()?;
+            r.take(usize::from(n) * 8)?
+        } else {
+            &[]
+        },
     })
 }
 

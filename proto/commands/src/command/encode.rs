@@ -149,6 +149,7 @@ fn encode_publish(p: &Publish<'_>, out: &mut Vec<u8>) {
         (8, p.empty),
         (9, p.list.is_some()),
         (10, p.options != Options::default()),
+        (11, !p.groups.is_empty()),
     ];
     bits.iter().filter(|(_, set)| *set).for_each(|(bit, _)| flags |= 1 << bit);
     out.put_u16(flags);
@@ -175,6 +176,10 @@ fn encode_publish(p: &Publish<'_>, out: &mut Vec<u8>) {
     }
     if p.options != Options::default() {
         p.options.encode(out);
+    }
+    if !p.groups.is_empty() {
+        out.put_u16((p.groups.len() / 8) as u16);
+        out.extend_from_slice(p.groups.as_chunks::<8>().0.as_flattened());
     }
 }
 

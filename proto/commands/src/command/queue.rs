@@ -202,6 +202,36 @@ pub struct Settlement {
     pub count: u32,
 }
 
+/// A session that a message of a group is for, and nobody else (R10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recipient {
+    /// Shard of the session.
+    pub shard: u32,
+    /// The session.
+    pub session: u64,
+    /// Subscription identifier it is delivered with, 0 = none.
+    pub identifier: u32,
+}
+
+// === impl Recipient ===
+
+impl Recipient {
+    /// Appends it to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u32(self.shard);
+        out.put_u64(self.session);
+        out.put_u32(self.identifier);
+    }
+
+    /// Reads one.
+    ///
+    /// # Errors
+    /// Bytes that are none.
+    pub fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
+        Ok(Self { shard: r.u32()?, session: r.u64()?, identifier: r.u32()? })
+    }
+}
+
 /// Where a group begins, or begins again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
@@ -296,6 +326,7 @@ pub enum QueueCommand<'a> {
     Moved { queue: u64, dropped: bool, numbers: Vec<u64> },
     Touch { queue: u64 },
     Transaction { count: u16 },
+    Give { queue: u64, group: u64, offset: u64, to: Option<Recipient> },
 }
 
 impl Start {
@@ -370,6 +401,12 @@ pub(super) fn decode_queue<'a>(
         }
         op::QUEUE_TOUCH => QueueCommand::Touch { queue },
         op::TRANSACTION => QueueCommand::Transaction { count: r.u16()? },
+        op::QUEUE_GIVE => QueueCommand::Give {
+            queue,
+            group: r.u64()?,
+            offset: r.u64()?,
+            to: if r.u8()? != 0 { Some(Recipient::decode(r)?) } else { None },
+        },
         _ => return Err(WireError("unknown operation")),
     })
 }
@@ -515,6 +552,13 @@ impl QueueCommand<'_> {
                 out.put_u8((*dropped).into());
                 encode::put_ids(numbers, out);
                 (op::MOVED, *queue)
+            }
+            Self::Give { queue, group, offset, to } => {
+                out.put_u64(*group);
+                out.put_u64(*offset);
+                out.put_u8(to.is_some().into());
+                to.iter().for_each(|to| to.encode(out));
+                (op::QUEUE_GIVE, *queue)
             }
             _ => unreachable!("encoded by encode"),
         }

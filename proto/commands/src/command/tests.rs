@@ -128,6 +128,13 @@ fn queue_samples() -> Vec<QueueCommand<'static>> {
         QueueCommand::Expire { queue, spared: vec![(1, 2)] },
         QueueCommand::Moved { queue, dropped: true, numbers: vec![1] },
         QueueCommand::Touch { queue },
+        QueueCommand::Give { queue, group, offset: 9, to: None },
+        QueueCommand::Give {
+            queue,
+            group,
+            offset: 9,
+            to: Some(queue::Recipient { shard: 1, session: 2, identifier: 3 }),
+        },
     ]
 }
 

@@ -260,6 +260,102 @@ fn what_a_member_held_goes_to_another_at_once() {
     }
 }
 
+/// 5.0: 4.8.2-4
+#[test]
+fn what_is_shared_with_qos_2_is_finished_with_the_session_it_was_sent_to() {
+    for level in BOTH {
+        let name = format!("shared-2-{level}");
+        let filter = format!("$share/g/{name}");
+        let kept = Connect::kept(level, &format!("{name}-a"));
+        let mut a = Client::connect(at(), &kept);
+        assert_eq!(a.subscribe(&[(&filter, 2)]), [2]);
+        let mut writer = Client::clean(at(), level, &format!("{name}-w"));
+        assert_eq!(writer.publish(4, &name, 1, b"x"), 0);
+        let sent = held(&mut a);
+        assert_eq!((sent.qos, sent.dup, &sent.payload[..]), (2, false, &b"x"[..]));
+        let mut b = Client::clean(at(), level, &format!("{name}-b"));
+        assert_eq!(b.subscribe(&[(&filter, 2)]), [2]);
+        // Broken off before PUBREC, and again before PUBCOMP.
+        drop(a);
+        let mut a = Client::connect(at(), &kept);
+        let again = held(&mut a);
+        assert_eq!((again.qos, again.dup, again.id), (2, true, sent.id));
+        a.send(&ack(0x50, sent.id));
+        a.expect(0x62, sent.id);
+        drop(a);
+        let mut a = Client::connect(at(), &kept);
+        a.expect(0x62, sent.id);
+        a.send(&ack(0x70, sent.id));
+        a.nothing_more();
+        b.nothing_more();
+    }
+}
+
+/// 5.0: 4.8.2-5
+#[test]
+fn what_is_shared_with_qos_2_ends_with_the_session_it_was_sent_to() {
+    for level in BOTH {
+        for kept in [false, true] {
+            let name = format!("shared-2-ends-{level}-{kept}");
+            let filter = format!("$share/g/{name}");
+            let id = format!("{name}-a");
+            let connect = if kept { Connect::kept(level, &id) } else { Connect::new(level, &id) };
+            let mut a = Client::connect(at(), &connect);
+            assert_eq!(a.subscribe(&[(&filter, 2)]), [2]);
+            let mut writer = Client::clean(at(), level, &format!("{name}-w"));
+            assert_eq!(writer.publish(4, &name, 1, b"x"), 0);
+            assert_eq!(held(&mut a).qos, 2);
+            let mut b = Client::clean(at(), level, &format!("{name}-b"));
+            assert_eq!(b.subscribe(&[(&filter, 2)]), [2]);
+            drop(a);
+            let mut a = Client::clean(at(), level, &id);
+            a.nothing_more();
+            assert_eq!(writer.publish(4, &name, 2, b"y"), 0);
+            assert_eq!(b.receive().payload, b"y", "the next, not the one that was sent to a");
+            b.nothing_more();
+            a.nothing_more();
+        }
+    }
+}
+
+#[test]
+fn what_is_shared_with_qos_2_keeps_the_receive_maximum() {
+    for kept in [false, true] {
+        let name = format!("shared-2-quota-{kept}");
+        let mut connect = if kept { Connect::kept(5, &name) } else { Connect::new(5, &name) };
+        connect.properties.extend([0x21, 0, 3]);
+        let mut reader = Client::connect(at(), &connect);
+        assert_eq!(reader.subscribe(&[(&format!("$share/g/{name}"), 2)]), [2]);
+        let mut writer = Client::clean(at(), 5, &format!("{name}-w"));
+        for n in 1..=10u8 {
+            let qos = if n % 3 == 0 { 2 } else { 4 };
+            writer.publish(qos, &name, n.into(), &[n]);
+        }
+        let mut in_flight: Vec<_> = (0..3).map(|_| held(&mut reader)).collect();
+        let mut seen: Vec<u8> = in_flight.iter().map(|m| m.payload[0]).collect();
+        while !in_flight.is_empty() {
+            reader.nothing_more();
+            let message = in_flight.remove(0);
+            if message.qos == 1 {
+                reader.send(&ack(0x40, message.id));
+            } else {
+                reader.send(&ack(0x50, message.id));
+                reader.expect(0x62, message.id);
+                reader.send(&ack(0x70, message.id));
+            }
+            if seen.len() < 10 {
+                in_flight.push(held(&mut reader));
+                seen.push(in_flight.last().expect("just read").payload[0]);
+            }
+        }
+        reader.nothing_more();
+        let of_2: Vec<_> = seen.iter().filter(|n| *n % 3 != 0).collect();
+        assert!(of_2.is_sorted(), "{seen:?}");
+        seen.sort_unstable();
+        assert_eq!(seen, (1..=10).collect::<Vec<u8>>());
+    }
+}
+
 #[test]
 fn a_publish_below_queue_without_a_name_is_refused() {
     let mut client = Client::clean(at(), 5, "no-name");

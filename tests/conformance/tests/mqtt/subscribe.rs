@@ -190,13 +190,13 @@ fn a_publish_behind_suback_is_never_missed() {
 /// 5.0: 4.8.2-3
 #[test]
 fn a_shared_subscription_gives_each_message_to_one_member() {
-    // Of QoS 0 they are members for messages of QoS 0; a queue gives QoS 1 at most.
+    // Of QoS 0 they are members for messages of QoS 0.
     let mut zero = Client::clean(at(), 5, "member-zero");
     assert_eq!(zero.subscribe(&[("$share/group/shared/+", 0)]), [0]);
     let mut members: Vec<_> = (0..3u8)
         .map(|n| {
             let mut member = Client::clean(at(), 5, &format!("member-{n}"));
-            assert_eq!(member.subscribe(&[("$share/group/shared/+", n.clamp(1, 2))]), [1]);
+            assert_eq!(member.subscribe(&[("$share/group/shared/+", n.max(1))]), [n.max(1)]);
             member
         })
         .collect();
@@ -209,10 +209,10 @@ fn a_shared_subscription_gives_each_message_to_one_member() {
         assert_eq!(writer.publish(4, "shared/x", 1, &[n]), 0);
     }
     let mut got = Vec::new();
-    for member in &mut members {
+    for (n, member) in (0..).zip(&mut members) {
         for _ in 0..3 {
             let message = member.receive();
-            assert_eq!(message.qos, 1, "granted QoS");
+            assert_eq!(message.qos, n.max(1), "granted QoS");
             got.push(message.payload[0]);
         }
         member.nothing_more();
@@ -255,4 +255,29 @@ fn a_refusal_from_a_member_discards_the_message() {
     let [high, low] = got.id.to_be_bytes();
     members[0].send(&conformance::wire::packet(0x40, &[high, low, 0x80]));
     members.iter_mut().for_each(Client::nothing_more);
+    // With QoS 2 by PUBREC; who refuses has room for the next.
+    for kept in [false, true] {
+        let name = format!("refuse-2-{kept}");
+        let mut connect = if kept { Connect::kept(5, &name) } else { Connect::new(5, &name) };
+        connect.properties.extend([0x21, 0, 1]);
+        let mut member = Client::connect(at(), &connect);
+        let filter = format!("$share/refusal/{name}");
+        assert_eq!(member.subscribe(&[(&filter, 2)]), [2]);
+        for n in 1..=3u8 {
+            writer.publish(4, &name, n.into(), &[n]);
+        }
+        for n in 1..=3u8 {
+            let got = member.read_publish();
+            assert_eq!((got.qos, &got.payload[..]), (2, &[n][..]));
+            let [high, low] = got.id.to_be_bytes();
+            member.send(&conformance::wire::packet(0x50, &[high, low, 0x80]));
+        }
+        member.nothing_more();
+        let mut other = Client::clean(at(), 5, &format!("{name}-other"));
+        other.subscribe(&[(&filter, 2)]);
+        drop(member);
+        let mut member = Client::connect(at(), &connect);
+        member.nothing_more();
+        other.nothing_more();
+    }
 }
