@@ -13,7 +13,7 @@ use crate::settings::{DataDir, LogdUrls, Settings};
 /// Every ADDR is HOST:PORT, several of them separated by commas, or `off`. Without flags it serves this machine only and
 /// keeps its data in ./fluxmq-data. Every key of the file is also an environment variable, FLUXMQ_SECTION_KEY; a flag
 /// goes before a variable, a variable before the file.
-#[derive(Parser, Debug, Default)]
+#[derive(Parser, Clone, Debug, Default)]
 #[command(name = "fluxmq", version)]
 pub struct FluxmqOptions {
     /// Settings in YAML.
@@ -79,7 +79,7 @@ pub struct LogdOptions {
 ///
 /// Every ADDR is HOST:PORT, several of them separated by commas, or `off`. Every key of the file is also an environment
 /// variable, FLUXMQ_SECTION_KEY; a flag goes before a variable, a variable before the file.
-#[derive(Parser, Debug, Default)]
+#[derive(Parser, Clone, Debug, Default)]
 #[command(name = "mqtt-gateway", version)]
 pub struct MqttGatewayOptions {
     /// Settings in YAML.

@@ -74,6 +74,29 @@ impl Settings {
         if apply.problems.is_empty() { Ok(settings) } else { Err(apply.problems) }
     }
 
+    /// What is different in `other` and cannot be changed while a gateway runs: sections, and keys of `mqtt`.
+    #[must_use]
+    pub fn fixed_differences(&self, other: &Self) -> Vec<&'static str> {
+        let (ours, theirs) = (&self.mqtt, &other.mqtt);
+        let different = [
+            ("node", self.node != other.node),
+            ("storage", self.storage != other.storage),
+            ("mqtt.listen", ours.listen != theirs.listen),
+            ("mqtt.proxy_protocol", ours.proxy_protocol != theirs.proxy_protocol),
+            ("mqtt.sys_interval_s", ours.sys_interval_s != theirs.sys_interval_s),
+            ("mqtt_ws", self.mqtt_ws != other.mqtt_ws),
+            ("mqtt_tls", self.mqtt_tls != other.mqtt_tls),
+            ("amqp", self.amqp != other.amqp),
+            ("http", self.http != other.http),
+            ("coap", self.coap != other.coap),
+            ("grpc", self.grpc != other.grpc),
+            ("admin", self.admin != other.admin),
+            ("logd", self.logd != other.logd),
+            ("log", self.log != other.log),
+        ];
+        different.into_iter().filter_map(|(name, different)| different.then_some(name)).collect()
+    }
+
     /// What no key can say alone.
     fn check(&self, problems: &mut Vec<String>) {
         let storage = &self.storage;

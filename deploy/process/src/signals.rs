@@ -1,4 +1,4 @@
-//! How a process is asked to stop.
+//! How a process is asked to stop, and to read its settings again.
 
 use std::io;
 
@@ -20,6 +20,8 @@ impl StopRequests {
     /// The handlers cannot be installed.
     pub fn listen() -> io::Result<Self> {
         let (term, int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        // A process that has nothing to read again goes on.
+        drop(signal(SignalKind::hangup())?);
         Ok(Self { term, int })
     }
 
@@ -34,5 +36,25 @@ impl StopRequests {
 
     async fn next(&mut self) {
         tokio::select! { _ = self.term.recv() => {}, _ = self.int.recv() => {} }
+    }
+}
+
+/// The requests of this process to read its settings again (SIGHUP).
+pub struct ReloadRequests(Signal);
+
+// === impl ReloadRequests ===
+
+impl ReloadRequests {
+    /// Begins to hear SIGHUP. Must be called on a runtime.
+    ///
+    /// # Errors
+    /// The handler cannot be installed.
+    pub fn listen() -> io::Result<Self> {
+        signal(SignalKind::hangup()).map(Self)
+    }
+
+    /// Resolves at the next one; several that come at once are one.
+    pub async fn next(&mut self) {
+        self.0.recv().await;
     }
 }

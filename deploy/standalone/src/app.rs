@@ -6,14 +6,17 @@ use fluxmq_process::health::Health;
 use fluxmq_process::metrics::Metrics;
 use fluxmq_process::startup::Startup;
 use fluxmq_process::{Program, Settings, admin};
-use mqtt_gateway::{Config, Serving, Upstream};
+use mqtt_gateway::{Config, Reload, Serving, Upstream};
 use tokio::task::LocalSet;
 
-/// Runs the broker until it is asked to stop.
+/// Runs the broker until it is asked to stop; `reload` reads the settings again.
 ///
 /// # Errors
 /// What keeps it from starting, a line each.
-pub(crate) fn run(settings: &Settings) -> Result<(), Vec<String>> {
+pub(crate) fn run(
+    settings: &Settings,
+    reload: impl Fn() -> Result<Settings, Vec<String>> + Send + Sync + 'static,
+) -> Result<(), Vec<String>> {
     let startup = Startup::begin(Program::Fluxmq, settings)?;
     let ours = [("grpc", &settings.grpc.listen), ("admin", &settings.admin.listen)];
     let wanted: Vec<_> = mqtt_gateway::addresses(settings).into_iter().chain(ours).collect();
@@ -29,6 +32,7 @@ pub(crate) fn run(settings: &Settings) -> Result<(), Vec<String>> {
         config: Config::new(settings, &mut listeners),
         health: Health::default(),
         counted: gateway_core::metrics::Metrics::default(),
+        reload: Some(Reload::new(settings.clone(), reload)),
     };
     let health = serving.health.clone();
     health.alive_when_turns("gateway", runtime.handle().clone());

@@ -9,5 +9,8 @@ use fluxmq_process::command_line::FluxmqOptions;
 use fluxmq_process::startup;
 
 fn main() -> ExitCode {
-    startup::exit(FluxmqOptions::parse().settings().and_then(|settings| app::run(&settings)))
+    let options = FluxmqOptions::parse();
+    let again = options.clone();
+    let reload = move || again.clone().settings();
+    startup::exit(options.settings().and_then(|settings| app::run(&settings, reload)))
 }

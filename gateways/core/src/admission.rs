@@ -1,7 +1,7 @@
 //! How many connections there may be: in all, from one address, and how fast they may come from it. A connection beyond
 //! a limit is closed before a byte of it is read.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
@@ -31,7 +31,7 @@ struct FromAddress {
 /// Connections of one routing thread that count together.
 #[derive(Default)]
 pub struct Admission {
-    limits: ConnectionLimits,
+    limits: Cell<ConnectionLimits>,
     state: RefCell<State>,
 }
 
@@ -54,12 +54,20 @@ impl Admission {
     /// Connections within `limits`.
     #[must_use]
     pub fn new(limits: ConnectionLimits) -> Rc<Self> {
-        Rc::new(Self { limits, state: RefCell::default() })
+        Rc::new(Self { limits: limits.into(), state: RefCell::default() })
+    }
+
+    /// Others hold from now on. Who is connected stays; addresses are counted from their next connection on where they were
+    /// not before, and their rates begin anew.
+    pub fn set_limits(&self, limits: ConnectionLimits) {
+        if self.limits.replace(limits) != limits {
+            self.state.borrow_mut().addresses.values_mut().for_each(|from| from.rate = None);
+        }
     }
 
     /// A place for a connection from `address` at `now_ms`; None when a limit is reached.
     pub fn admit(self: &Rc<Self>, address: Option<IpAddr>, now_ms: u64) -> Option<Admitted> {
-        let limits = &self.limits;
+        let limits = self.limits.get();
         let mut state = self.state.borrow_mut();
         if limits.connections_max > 0 && state.open >= limits.connections_max {
             return None;

@@ -5,6 +5,7 @@
 //! topic; for a subscription, if everything the filter matches lies within the pattern. So `deny a/secret` before
 //! `allow a/#` lets a client subscribe to `a/#`, and keeps `a/secret` from it.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use fluxmq_names::{filter_matches, validate_filter};
@@ -59,7 +60,18 @@ impl RuleConfig {
     }
 }
 
+// === impl Rules ===
+
+impl Rules {
+    /// The first rule that fits decides.
+    fn allow(&self, fits: impl Fn(&Rule) -> bool) -> bool {
+        let first = self.rules.iter().find(|r| fits(r));
+        first.map_or(self.otherwise, |r| r.effect) == Effect::Allow
+    }
+}
+
 /// A rule for one client.
+#[derive(Clone)]
 struct Rule {
     effect: Effect,
     publish: bool,
@@ -67,13 +79,15 @@ struct Rule {
     pattern: Box<str>,
 }
 
-/// What one client may do. Cheap to clone.
-#[derive(Clone, Default)]
+/// What one client may do, which may change while it is connected.
+#[derive(Default)]
 pub struct Access {
-    /// None: everything.
-    rules: Option<Rc<Rules>>,
+    /// None: everything. Empty while it is looked at, which nothing does twice at once: a `RefCell` would be larger, and
+    /// every connection has one.
+    rules: Cell<Option<Rc<Rules>>>,
 }
 
+#[derive(Clone)]
 struct Rules {
     rules: Vec<Rule>,
     otherwise: Effect,
@@ -111,7 +125,18 @@ impl Access {
             }
         }
         let filters_deliveries = own.iter().any(|r| r.subscribe && r.effect == Effect::Deny);
-        Self { rules: Some(Rc::new(Rules { rules: own, otherwise, filters_deliveries })) }
+        let rules = Rules { rules: own, otherwise, filters_deliveries };
+        Self { rules: Cell::new(Some(Rc::new(rules))) }
+    }
+
+    /// From now on the client may do what `other` says. It may have subscribed to more: each delivery is looked at.
+    pub fn replace(&self, other: Self) {
+        let rules = other.rules.take().map(|rules| {
+            let mut rules = Rc::unwrap_or_clone(rules);
+            rules.filters_deliveries = true;
+            Rc::new(rules)
+        });
+        self.rules.set(rules);
     }
 
     /// Whether a message may be sent to `topic`.
@@ -130,19 +155,21 @@ impl Access {
     #[inline]
     #[must_use]
     pub fn may_receive(&self, topic: &str) -> bool {
-        match &self.rules {
-            Some(rules) if rules.filters_deliveries => {
-                self.decide(|r| r.subscribe && filter_matches(&r.pattern, topic))
-            }
-            _ => true,
-        }
+        self.with_rules(|all| {
+            !all.filters_deliveries
+                || all.allow(|r| r.subscribe && filter_matches(&r.pattern, topic))
+        })
     }
 
     fn decide(&self, fits: impl Fn(&Rule) -> bool) -> bool {
-        self.rules.as_ref().is_none_or(|all| {
-            let effect = all.rules.iter().find(|r| fits(r)).map_or(all.otherwise, |r| r.effect);
-            effect == Effect::Allow
-        })
+        self.with_rules(|all| all.allow(fits))
+    }
+
+    fn with_rules(&self, allow: impl FnOnce(&Rules) -> bool) -> bool {
+        let rules = self.rules.take();
+        let allowed = rules.as_deref().is_none_or(allow);
+        self.rules.set(rules);
+        allowed
     }
 }
 
@@ -213,6 +240,20 @@ mod tests {
         assert!(open.may_subscribe("#") && !open.may_receive("a/secret") && open.may_receive("q"));
         let free = Access::default();
         assert!(free.may_publish("x") && free.may_subscribe("#") && free.may_receive("y"));
+    }
+
+    #[test]
+    fn what_a_client_may_do_changes() {
+        let allow = |topic: &str| {
+            Access::new(&[rule(Effect::Allow, &[], &[], &[topic])], Effect::Deny, None, "c")
+        };
+        let access = Access::default();
+        assert!(access.may_receive("a"));
+        access.replace(allow("b"));
+        assert!(access.may_publish("b") && !access.may_publish("a") && !access.may_subscribe("a"));
+        assert!(access.may_receive("b") && !access.may_receive("a"), "it was subscribed to before");
+        access.replace(Access::default());
+        assert!(access.may_receive("a") && access.may_publish("a"));
     }
 
     #[test]

@@ -75,6 +75,19 @@ struct User {
     scram: Option<ScramCredential>,
 }
 
+/// What is checked for users that do not exist or have no password, so that they take as long. Takes tens of ms to make.
+pub struct Decoy(Option<String>);
+
+// === impl Decoy ===
+
+impl Decoy {
+    /// Makes one.
+    #[must_use]
+    pub fn make() -> Self {
+        Self(hash_password(b"decoy"))
+    }
+}
+
 /// Users and rules, checked. One per routing thread.
 pub struct Security {
     allow_anonymous: bool,
@@ -97,6 +110,16 @@ impl Security {
     /// # Errors
     /// Everything that is wrong with it, a line each.
     pub fn new(config: SecurityConfig) -> Result<Rc<Self>, Vec<String>> {
+        let decoy =
+            if config.users.is_empty() { Decoy(Some(String::new())) } else { Decoy::make() };
+        Self::with_decoy(config, decoy)
+    }
+
+    /// As [`Self::new`], with a decoy that was made before.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_decoy(config: SecurityConfig, decoy: Decoy) -> Result<Rc<Self>, Vec<String>> {
         let mut problems = Vec::new();
         let mut users = HashMap::new();
         for user in config.users {
@@ -119,9 +142,8 @@ impl Security {
         for (n, rule) in config.rules.iter().enumerate() {
             problems.extend(rule.problems().iter().map(|p| format!("rule {}: {p}", n + 1)));
         }
-        let decoy = if users.is_empty() { Some(String::new()) } else { hash_password(b"decoy") };
         let secret = hmac::Key::generate(hmac::HMAC_SHA256, &rand::SystemRandom::new());
-        let (Some(decoy), Ok(secret)) = (decoy, secret) else {
+        let (Some(decoy), Ok(secret)) = (decoy.0, secret) else {
             problems.push("the system gives no random bytes".into());
             return Err(problems);
         };
@@ -147,6 +169,14 @@ impl Security {
     #[must_use]
     pub fn open() -> Rc<Self> {
         Self::new(SecurityConfig::default()).expect("nothing is configured that could be wrong")
+    }
+
+    /// Whether who was let in as `user`, None without a name, would be let in still. Who showed a certificate needs not be
+    /// among the users.
+    #[must_use]
+    pub fn knows(&self, user: Option<&str>) -> bool {
+        self.users.is_empty()
+            || user.map_or(self.allow_anonymous, |user| self.users.contains_key(user))
     }
 
     /// Whether there is somebody who can prove himself by SCRAM.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use fluxmq_client::{Link, Tls};
 use fluxmq_process::health::Health;
-use fluxmq_process::signals::StopRequests;
+use fluxmq_process::signals::{ReloadRequests, StopRequests};
 use gateway_core::admission::Admission;
 use gateway_core::backend::Backend;
 use gateway_core::listener::Listener;
@@ -21,6 +21,7 @@ use tokio::task::spawn_local;
 
 use crate::config::Config;
 use crate::gateway::Gateway;
+use crate::reload::Reload;
 
 /// How long clients may take to be gone after SIGTERM, and what they published to be answered.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -50,6 +51,8 @@ pub struct Serving {
     pub health: Health,
     /// Gets what is counted.
     pub counted: Metrics,
+    /// Reads the settings of the process again, at each SIGHUP; None: it is not listened for.
+    pub reload: Option<Reload>,
 }
 
 // === impl Serving ===
@@ -75,7 +78,7 @@ impl Serving {
         stop: impl Future<Output = ()>,
         ready: impl FnOnce(),
     ) -> io::Result<()> {
-        let Self { upstream, config, health, counted } = self;
+        let Self { upstream, config, health, counted, reload } = self;
         let worker = Rc::new(Worker::default());
         let security =
             Security::new(config.security).map_err(|all| io::Error::other(all.join("; ")))?;
@@ -84,6 +87,10 @@ impl Serving {
         let mut listeners = Vec::new();
         for (socket, listener) in config.listeners {
             listeners.push(Listener::new(socket, listener, all.clone()).map_err(io::Error::other)?);
+        }
+        if let Some(reload) = reload {
+            let requests = ReloadRequests::listen()?;
+            spawn_local(reload.on_request(requests, gateway.clone(), all.clone()));
         }
         let mut stop = std::pin::pin!(stop);
         let (at, name, link) = match upstream {

@@ -1,6 +1,7 @@
 //! Who a client is: by name and password, by the certificate TLS has checked, or by an exchange of AUTH packets
 //! (MQTT 5 §4.12), which may be repeated later.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use gateway_core::scram::{Exchange, SCRAM_SHA_256, ScramError};
@@ -18,8 +19,10 @@ const AUTH_BYTES_MAX: u32 = 8 * 1024;
 /// Who a client is.
 pub(crate) struct Identity {
     pub(crate) user: Box<str>,
-    /// It was shown by SCRAM, and may be again.
-    pub(crate) scram: Option<Rc<Security>>,
+    /// It was shown by SCRAM, and may be again, by the users there are then.
+    pub(crate) scram: Option<RefCell<Rc<Security>>>,
+    /// It was shown by a certificate.
+    pub(crate) certified: bool,
 }
 
 /// Finds out who sends `connect`. Properties that CONNACK must have because of it are appended to `answer`.
@@ -35,7 +38,8 @@ pub(crate) async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
         }
         let data = connect.properties.binary(PropertyId::AUTH_DATA).unwrap_or_default();
         let user = exchange(greeting, security, data, answer).await?;
-        return Ok(Some(Box::new(Identity { user: user.into(), scram: Some(security.clone()) })));
+        let scram = Some(RefCell::new(security.clone()));
+        return Ok(Some(Box::new(Identity { user: user.into(), scram, certified: false })));
     }
     let certified = greeting.peer.certificate_user.clone();
     let credentials = match (&certified, connect.username) {
@@ -47,7 +51,10 @@ pub(crate) async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
         (None, None) => Credentials::None,
     };
     match security.authenticate(credentials).await {
-        Ok(user) => Ok(user.map(|user| Box::new(Identity { user: user.into(), scram: None }))),
+        Ok(user) => Ok(user.map(|user| {
+            let certified = certified.is_some();
+            Box::new(Identity { user: user.into(), scram: None, certified })
+        })),
         Err(_) if connect.username.is_none() => Err(Refused::told(ReasonCode::NOT_AUTHORIZED)),
         Err(_) => Err(Refused::told(ReasonCode::BAD_USER_NAME_OR_PASSWORD)),
     }
@@ -107,12 +114,29 @@ fn write_auth(out: &mut Vec<u8>, reason: ReasonCode, data: &[u8]) {
 // === impl Client ===
 
 impl Client {
+    /// Users and rules are others: what the client does next is up to them, and whoever is not let in any more goes.
+    pub(crate) fn judge_again(&self, security: &Rc<Security>) {
+        let identity = self.terms.identity.as_deref();
+        let user = identity.map(|identity| &*identity.user);
+        if let Some(scram) = identity.and_then(|identity| identity.scram.as_ref()) {
+            *scram.borrow_mut() = security.clone();
+        }
+        self.terms.access.replace(security.access(user, &self.terms.client_id));
+        if let Some(inbound) = self.inbound.borrow_mut().as_deref_mut() {
+            inbound.forget_verdicts();
+        }
+        if !security.knows(user) && !identity.is_some_and(|identity| identity.certified) {
+            self.close(Close::ByServer(ReasonCode::NOT_AUTHORIZED));
+        }
+    }
+
     /// AUTH from a client that is in: it shows again who it is (MQTT 5 §4.12.1).
     pub(crate) fn reauthenticate(&self, auth: &Auth<'_>) -> Result<(), Close> {
         const BROKEN: Close = Close::ByServer(ReasonCode::PROTOCOL_ERROR);
         const DENIED: Close = Close::ByServer(ReasonCode::NOT_AUTHORIZED);
         let identity = self.terms.identity.as_deref().filter(|_| has_method(auth));
-        let Some((security, known)) = identity.and_then(|i| Some((i.scram.as_ref()?, &*i.user)))
+        let Some((security, known)) =
+            identity.and_then(|i| Some((i.scram.as_ref()?.borrow(), &*i.user)))
         else {
             return Err(BROKEN); // MQTT-4.12.0-7, MQTT-4.12.1-1
         };

@@ -71,12 +71,18 @@ impl Config {
         for ((name, _), kind) in addresses(settings).into_iter().zip(kinds) {
             all.extend(listeners.take(name).into_iter().map(|socket| (socket, kind.clone())));
         }
-        let limits = ConnectionLimits {
-            connections_max: mqtt.connections_max,
-            connections_per_address_max: mqtt.connections_per_address_max,
-            connections_per_address_per_s: mqtt.connections_per_address_per_s,
-        };
-        Self { settings: settings.into(), security: security(settings), limits, listeners: all }
+        let (security, limits) = (security(settings), limits(settings));
+        Self { settings: settings.into(), security, limits, listeners: all }
+    }
+}
+
+/// What `settings` say of connections.
+pub(crate) fn limits(settings: &ProcessSettings) -> ConnectionLimits {
+    let mqtt = &settings.mqtt;
+    ConnectionLimits {
+        connections_max: mqtt.connections_max,
+        connections_per_address_max: mqtt.connections_per_address_max,
+        connections_per_address_per_s: mqtt.connections_per_address_per_s,
     }
 }
 
@@ -97,7 +103,8 @@ fn tls(settings: &ProcessSettings) -> TlsConfig {
     }
 }
 
-fn security(settings: &ProcessSettings) -> SecurityConfig {
+/// Users and rules of `settings`.
+pub(crate) fn security(settings: &ProcessSettings) -> SecurityConfig {
     let security = &settings.security;
     let user = |user: &said::UserSettings| UserConfig {
         name: user.name.clone(),

@@ -16,6 +16,7 @@ use mqtt_codec::{PacketType, ReasonCode};
 
 use crate::ack_queue::AckKind;
 use crate::client::{Client, Close};
+use crate::inbound::NAME_BYTES_MAX;
 use crate::queues::Address;
 
 /// The publish number of a QoS 2 packet id of a persistent session.
@@ -141,6 +142,11 @@ impl Client {
         }
         let Some(backend) = self.worker.backend() else { return 0 };
         let counters = &self.worker.counters;
+        if message.topic.len() > NAME_BYTES_MAX {
+            // QoS 0: what is more has been refused.
+            add(&counters.relay_dropped, 1);
+            return 0;
+        }
         let head = if message.head.is_empty() { &EMPTY_HEAD[..] } else { message.head };
         let mut takers = 0;
         let wants = |g: &&OtherGateway| {

@@ -33,8 +33,8 @@ const UNREAD_BYTES_MAX: usize = 1024 * 1024;
 /// MQTT on one routing thread.
 pub(crate) struct Gateway {
     pub(crate) worker: Rc<Worker>,
-    pub(crate) settings: Rc<Settings>,
-    pub(crate) security: Rc<Security>,
+    settings: RefCell<Rc<Settings>>,
+    security: RefCell<Rc<Security>>,
     /// Connected clients by client id.
     clients: RefCell<HashMap<Rc<str>, Rc<Client>>>,
     /// `$SYS` topics are published.
@@ -53,8 +53,8 @@ impl Gateway {
     pub(crate) fn new(worker: Rc<Worker>, settings: Settings, security: Rc<Security>) -> Rc<Self> {
         let gateway = Rc::new(Self {
             worker,
-            settings: Rc::new(settings),
-            security,
+            settings: RefCell::new(Rc::new(settings)),
+            security: RefCell::new(security),
             clients: RefCell::default(),
             tells_of_itself: Cell::new(false),
             farewells: Cell::new(0),
@@ -64,9 +64,28 @@ impl Gateway {
         gateway
     }
 
+    /// What holds for connections that come now.
+    pub(crate) fn settings(&self) -> Rc<Settings> {
+        self.settings.borrow().clone()
+    }
+
+    /// Users and rules.
+    pub(crate) fn security(&self) -> Rc<Security> {
+        self.security.borrow().clone()
+    }
+
+    /// Users and rules are others from now on, for who is connected as well; the settings are for who comes: what a client
+    /// was told holds for it.
+    pub(crate) fn reload(&self, settings: Settings, security: Rc<Security>) {
+        self.settings.replace(Rc::new(settings));
+        self.security.replace(security.clone());
+        let clients: Vec<_> = self.clients.borrow().values().cloned().collect();
+        clients.iter().for_each(|client| client.judge_again(&security));
+    }
+
     /// Serves the connections of `listener` for ever.
     pub(crate) async fn accept(self: Rc<Self>, listener: Rc<Listener>) {
-        if self.settings.sys_interval_s > 0 && !self.tells_of_itself.replace(true) {
+        if self.settings().sys_interval_s > 0 && !self.tells_of_itself.replace(true) {
             spawn_local(sys_topics::publish(Rc::downgrade(&self)));
         }
         let worker = self.worker.clone();
@@ -77,7 +96,7 @@ impl Gateway {
     pub(crate) async fn drain(&self) {
         self.worker.drain();
         // Only with the first may a client be told where to go (MQTT 5 §4.13).
-        let elsewhere = !self.settings.server_reference.is_empty();
+        let elsewhere = !self.settings().server_reference.is_empty();
         let reason = if elsewhere {
             ReasonCode::USE_ANOTHER_SERVER
         } else {
@@ -168,7 +187,7 @@ async fn serve(mut io: Transport, peer: Box<Peer>, places: Places, gateway: Rc<G
     let Some((client, rest)) = Box::pin(handshake(&mut io, &gateway, peer)).await else {
         return;
     };
-    let mut connection = Connection::new(io, client, rest, gateway.settings.packet_bytes_max);
+    let mut connection = Connection::new(io, client, rest, gateway.settings().packet_bytes_max);
     let why = (&mut connection).await;
     Box::pin(farewell(connection, why, gateway)).await;
     drop(places);

@@ -23,7 +23,7 @@ use crate::client::{Client, Close, Terms, Will};
 use crate::durable::Durable;
 use crate::gateway::Gateway;
 use crate::greeting::{Greeting, Refused};
-use crate::inbound::check_topic;
+use crate::inbound::{NAME_BYTES_MAX, check_topic};
 use crate::properties;
 use crate::settings::Settings;
 
@@ -40,7 +40,7 @@ pub(crate) async fn handshake<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let limit = Duration::from_secs(gateway.settings.connect_s_max.into());
+    let limit = Duration::from_secs(gateway.settings().connect_s_max.into());
     let mut greeting = Greeting::new(io, &peer, Instant::now() + limit);
     let bytes = greeting.read_packet(CONNECT_BYTES_MAX).await.ok()?;
     let connect = match Connect::decode(&bytes) {
@@ -72,15 +72,15 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
     if gateway.worker.is_draining() {
         return Err(Refused::told(ReasonCode::SERVER_UNAVAILABLE));
     }
-    let (mut terms, assigned) = settle(connect, &gateway.settings).map_err(Refused::told)?;
+    let (mut terms, assigned) = settle(connect, &gateway.settings()).map_err(Refused::told)?;
     let mut answer = Vec::new();
-    terms.identity = authenticate(greeting, &gateway.security, connect, &mut answer).await?;
+    terms.identity = authenticate(greeting, &gateway.security(), connect, &mut answer).await?;
     let user = terms.identity.as_ref().map(|i| &*i.user);
-    if !assigned && !gateway.security.may_use(user, &terms.client_id) {
+    if !assigned && !gateway.security().may_use(user, &terms.client_id) {
         return Err(Refused::told(ReasonCode::NOT_AUTHORIZED));
     }
-    terms.access = gateway.security.access(user, &terms.client_id);
-    check_will(connect, &terms, &gateway.settings).map_err(Refused::told)?;
+    terms.access = gateway.security().access(user, &terms.client_id);
+    check_will(connect, &terms, &gateway.settings()).map_err(Refused::told)?;
     take_over(gateway, &terms.client_id).await;
     let client = Client::new(gateway, gateway.worker.table("/"), terms);
     gateway.register(&client);
@@ -160,6 +160,9 @@ fn check_will(connect: &Connect<'_>, terms: &Terms, settings: &Settings) -> Resu
     let is_text = will.properties.number(PropertyId::PAYLOAD_FORMAT) == Some(1);
     if is_text && std::str::from_utf8(will.payload).is_err() {
         return Err(ReasonCode::PAYLOAD_FORMAT_INVALID);
+    }
+    if will.topic.len() > NAME_BYTES_MAX {
+        return Err(ReasonCode::TOPIC_NAME_INVALID);
     }
     match check_topic(will.topic, &terms.access, settings) {
         ReasonCode::SUCCESS => Ok(()),
@@ -256,7 +259,7 @@ async fn take_over(gateway: &Gateway, client_id: &str) {
     };
     if gateway.find(client_id).is_some() {
         add(&gateway.worker.counters.takeovers, 1);
-        let limit = Duration::from_secs(gateway.settings.takeover_s_max.into());
+        let limit = Duration::from_secs(gateway.settings().takeover_s_max.into());
         let _ = tokio::time::timeout(limit, gone).await;
     }
 }

@@ -65,6 +65,11 @@ impl Inbound {
         Ok(publish.topic)
     }
 
+    /// What may be published is looked at again.
+    pub(crate) fn forget_verdicts(&mut self) {
+        self.cache = RouteCache::default();
+    }
+
     /// Frees a packet id; false when it was not open.
     pub(crate) fn forget_id(&mut self, packet_id: u16) -> bool {
         let at = self.open_ids.binary_search(&packet_id);
@@ -156,7 +161,12 @@ impl Client {
         let (to, verdict) = cache.resolve(&self.table.borrow(), topic, || {
             check_topic(topic, &self.terms.access, &self.settings).0
         });
-        let refused = if verdict == 0 { check_payload(publish) } else { ReasonCode(verdict) };
+        let durable = publish.qos != QoS::AtMostOnce || publish.retain;
+        let refused = match verdict {
+            0 if durable && topic.len() > NAME_BYTES_MAX => ReasonCode::TOPIC_NAME_INVALID,
+            0 => check_payload(publish),
+            verdict => ReasonCode(verdict),
+        };
         if refused.is_failure() {
             return self.refuse(kind, packet_id, refused, acks, open_ids);
         }
@@ -415,9 +425,7 @@ pub(crate) const NAME_BYTES_MAX: usize = 60_000;
 
 /// Whether a client with `access` may publish to `topic`: success, or why not.
 pub(crate) fn check_topic(topic: &str, access: &Access, settings: &Settings) -> ReasonCode {
-    if topic.len() > NAME_BYTES_MAX
-        || topic.bytes().filter(|b| *b == b'/').count() >= settings.topic_levels_max as usize
-    {
+    if topic.bytes().filter(|b| *b == b'/').count() >= settings.topic_levels_max as usize {
         ReasonCode::TOPIC_NAME_INVALID
     } else if topic.starts_with("$SYS/") || !access.may_publish(topic) {
         ReasonCode::NOT_AUTHORIZED

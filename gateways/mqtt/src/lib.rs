@@ -18,6 +18,7 @@ mod out_buffer;
 mod outbound;
 mod properties;
 mod queues;
+mod reload;
 mod retained;
 mod send_window;
 mod settings;
@@ -26,4 +27,5 @@ mod sys_topics;
 
 pub use app::{Serving, Upstream};
 pub use config::{Config, addresses};
+pub use reload::Reload;
 pub use settings::Settings;

@@ -9,14 +9,20 @@ use fluxmq_process::health::Health;
 use fluxmq_process::metrics::Metrics;
 use fluxmq_process::startup::{self, Startup, pem_file};
 use fluxmq_process::{Program, Settings, admin};
-use mqtt_gateway::{Config, Serving, Upstream, addresses};
+use mqtt_gateway::{Config, Reload, Serving, Upstream, addresses};
 use tokio::task::LocalSet;
 
 fn main() -> ExitCode {
-    startup::exit(MqttGatewayOptions::parse().settings().and_then(|settings| run(&settings)))
+    let options = MqttGatewayOptions::parse();
+    let again = options.clone();
+    let reload = move || again.clone().settings();
+    startup::exit(options.settings().and_then(|settings| run(&settings, reload)))
 }
 
-fn run(settings: &Settings) -> Result<(), Vec<String>> {
+fn run(
+    settings: &Settings,
+    reload: impl Fn() -> Result<Settings, Vec<String>> + Send + Sync + 'static,
+) -> Result<(), Vec<String>> {
     let startup = Startup::begin(Program::MqttGateway, settings)?;
     let admin_listener = [("admin", &settings.admin.listen)];
     let wanted: Vec<_> = addresses(settings).into_iter().chain(admin_listener).collect();
@@ -30,6 +36,7 @@ fn run(settings: &Settings) -> Result<(), Vec<String>> {
         config,
         health: Health::default(),
         counted: gateway_core::metrics::Metrics::default(),
+        reload: Some(Reload::new(settings.clone(), reload)),
     };
     let health = serving.health.clone();
     health.alive_when_turns("gateway", runtime.handle().clone());

@@ -24,7 +24,7 @@ const COUNTED: &[(&str, &[&str])] = &[
 
 /// Publishes until the gateway is gone.
 pub(crate) async fn publish(gateway: Weak<Gateway>) {
-    let Some(interval_s) = gateway.upgrade().map(|g| g.settings.sys_interval_s) else { return };
+    let Some(interval_s) = gateway.upgrade().map(|g| g.settings().sys_interval_s) else { return };
     let started = tokio::time::Instant::now();
     let mut ticks = tokio::time::interval(Duration::from_secs(interval_s.into()));
     loop {

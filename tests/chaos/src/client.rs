@@ -101,13 +101,15 @@ pub struct Options<'a> {
     pub will: Option<(&'a str, &'a [u8])>,
     /// How long the will waits, s.
     pub will_delay_s: u32,
+    /// User name and password.
+    pub user: Option<(&'a str, &'a str)>,
 }
 
 impl<'a> Options<'a> {
     /// A session that ends with its connection.
     #[must_use]
     pub fn clean(id: &'a str, version: Version) -> Self {
-        Self { id, version, clean: true, expiry_s: 0, will: None, will_delay_s: 0 }
+        Self { id, version, clean: true, expiry_s: 0, will: None, will_delay_s: 0, user: None }
     }
 
     /// A session that outlives its connection.
@@ -121,7 +123,8 @@ impl<'a> Options<'a> {
         let mut body = b"\0\x04MQTT".to_vec();
         let will = if self.will.is_some() { 4 | 1 << 3 } else { 0 };
         let level = if is_v5 { 5 } else { 4 };
-        body.extend([level, u8::from(self.clean) << 1 | will, 0, 0]);
+        let user = if self.user.is_some() { 0xC0 } else { 0 };
+        body.extend([level, u8::from(self.clean) << 1 | will | user, 0, 0]);
         let number = |id, n| {
             let mut out = Vec::new();
             if n > 0 {
@@ -145,6 +148,10 @@ impl<'a> Options<'a> {
             properties(&mut body, number(PropertyId::WILL_DELAY, self.will_delay_s));
             text(&mut body, topic.as_bytes());
             text(&mut body, payload);
+        }
+        if let Some((user, password)) = self.user {
+            text(&mut body, user.as_bytes());
+            text(&mut body, password.as_bytes());
         }
         let mut bytes = vec![0x10, u8::try_from(body.len()).expect("one byte of length")];
         assert!(bytes[1] < 0x80, "one byte of length");
@@ -174,8 +181,9 @@ impl Client {
         let connack = client.read()?;
         assert_eq!(connack.first, 0x20, "{connack:?}");
         let code = connack.body[1];
-        // Server unavailable, busy, session taken over, use another server: they pass.
-        if [3, 0x88, 0x89, 0x8E, 0x9C].contains(&code) {
+        // Server unavailable, busy, session taken over, use another server: they pass. A wrong user does not.
+        let denied = code == 0x86 && options.user.is_some();
+        if [3, 0x88, 0x89, 0x8E, 0x9C].contains(&code) || denied {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         assert_eq!(code, 0, "refused: {connack:?}");

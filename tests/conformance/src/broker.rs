@@ -122,6 +122,7 @@ fn run(
         config,
         health: Health::default(),
         counted: Metrics::default(),
+        reload: None,
     };
     LocalSet::new().block_on(&runtime, serving.run_until(stop, ready)).expect("it serves");
 }

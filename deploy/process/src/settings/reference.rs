@@ -43,6 +43,11 @@ Nothing needs to be configured. What is said is taken in this order: flag (`flux
 variable that begins with `FLUXMQ_`, a value of another type or outside its limits keeps the process from starting (exit code 1); all that
 is wrong is told at once. Variables that Kubernetes makes for a service called `fluxmq` or `fluxmq-…` are passed over.
 
+`kill -HUP` has `fluxmq` and `mqtt-gateway` read all of it again. If anything is wrong, that is logged, key by key, and what was holds on.
+Else users, rules and client ids hold at once, also for who is connected: the next publish, subscription or delivery is judged by them, and who would not be let in
+any more is sent away (0x87). Limits on connections hold from the next connection on, all else of `mqtt` for clients that connect from then on. Listeners,
+`mqtt.proxy_protocol`, `mqtt.sys_interval_s` and the other sections take a restart; a change of them is logged. Files of TLS are read again when they change.
+
 One file may serve `fluxmq`, `logd` and `mqtt-gateway`: a section that is for another of them is checked and ignored.
 ";
 

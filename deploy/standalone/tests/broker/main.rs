@@ -3,6 +3,7 @@
 mod backlog;
 mod live;
 mod metrics;
+mod reload;
 mod retained;
 mod security;
 mod sessions;
