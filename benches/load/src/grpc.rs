@@ -123,7 +123,7 @@ impl Producer {
             bail!("the session is refused")
         };
         let (session, epoch) = (connected.session, connected.epoch);
-        let filters = vec![Wanted { options: 1, identifier: 0, filter: TOPIC }];
+        let filters = vec![Wanted { options: 1, identifier: 0, filter: TOPIC, more: "" }];
         let subscribed = self.call(&Command::Subscribe { session, epoch, filters }).await?;
         ensure!(matches!(subscribed, Outcome::Subscribed(_)), "refused: {subscribed:?}");
         Ok((session, epoch))

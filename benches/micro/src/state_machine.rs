@@ -60,7 +60,7 @@ fn subscribed() -> (Broker, u64) {
     };
     let Outcome::Connected(connected) = say(1, &connect) else { unreachable!("nobody refuses") };
     let (session, epoch) = (connected.session, connected.epoch);
-    let filters = vec![Wanted { options: 1, identifier: 0, filter: "bench/+/t" }];
+    let filters = vec![Wanted { options: 1, identifier: 0, filter: "bench/+/t", more: "" }];
     say(2, &Command::Subscribe { session, epoch, filters });
     (broker, session)
 }

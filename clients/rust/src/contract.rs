@@ -258,6 +258,8 @@ pub struct Subscribed {
     pub options: u8,
     /// Subscription identifier, 0 = none.
     pub identifier: u32,
+    /// What its gateway keeps with it.
+    pub more: String,
 }
 
 /// What a delivery weighs in the window of bytes besides its command.

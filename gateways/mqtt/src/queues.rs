@@ -133,11 +133,13 @@ impl Client {
                 return;
             }
             let Some(delivery) = leased.waiting.pop_front() else { return };
-            if self.send_leased(leased, &delivery).is_none()
-                && let Some(backend) = self.worker.backend()
-            {
-                // It cannot be sent to this client at all.
-                backend.settle_leased(delivery.token, Verdict::Reject, delivery.offset);
+            // Who consumes no more gives it back; what cannot be sent to this client at all is rejected.
+            let refused = match leased.subscriptions.iter().any(|s| s.token == delivery.token) {
+                false => Some(Verdict::Release),
+                true => self.send_leased(leased, &delivery).is_none().then_some(Verdict::Reject),
+            };
+            if let (Some(verdict), Some(backend)) = (refused, self.worker.backend()) {
+                backend.settle_leased(delivery.token, verdict, delivery.offset);
             }
         }
     }

@@ -13,8 +13,11 @@ use tokio::task::spawn_local;
 
 use crate::client::{Client, Close};
 use crate::inbound::NAME_BYTES_MAX;
-use crate::queues::{self, Source, Wishes};
+use crate::queues::{self, PREFIX, Source, Wishes};
 use crate::retained::Wanted;
+
+/// Bytes of filters in one command, which has room for 64 KiB.
+const COMMAND_BYTES_MAX: usize = 64_000;
 
 /// A filter of a SUBSCRIBE and what it was answered with.
 struct Asked {
@@ -92,7 +95,7 @@ impl Client {
             let client = self.this();
             self.busy.set(true);
             spawn_local(async move {
-                client.subscribe_session(&mut asked, identifier).await;
+                client.subscribe_session(&mut asked, identifier, &Wishes::default()).await;
                 client.finish_subscribe(packet_id, asked, identifier).await;
             });
             return Ok(());
@@ -134,11 +137,12 @@ impl Client {
         let known = filters.iter().any(|f| **f == *filter);
         let shared = topic::shared(filter);
         let plain = shared.map_or(filter, |(_, plain)| plain);
+        let stored = shared.is_some() || plain.starts_with(PREFIX) || self.persistent().is_some();
         let code = if !self.terms.access.may_subscribe(plain) {
             ReasonCode::NOT_AUTHORIZED
         } else if !settings.wildcard_available && filter.contains(['+', '#']) {
             ReasonCode::WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED
-        } else if filter.len() > NAME_BYTES_MAX
+        } else if (filter.len() > NAME_BYTES_MAX && stored)
             || plain.split('/').count() > settings.topic_levels_max as usize
         {
             ReasonCode::TOPIC_FILTER_INVALID
@@ -151,21 +155,34 @@ impl Client {
     }
 
     /// Commits the subscriptions, then makes them known (R4: SUBACK comes behind the barrier).
-    async fn subscribe_session(&self, asked: &mut [Asked], identifier: u32) {
+    async fn subscribe_session(&self, asked: &mut [Asked], identifier: u32, wishes: &Wishes) {
+        let Some((_, backend)) = self.persistent() else { return };
+        let mut good: Vec<_> = asked.iter_mut().filter(|a| !a.code.is_failure()).collect();
+        let more = wishes.to_text();
+        let size = |a: &&mut Asked| a.filter.len() + more.len();
+        for piece in good.as_mut_slice().chunk_by_mut(fits_into_a_command(size)) {
+            self.subscribe_piece(piece, identifier, &more).await;
+        }
+        backend.barrier(&*self.worker).await;
+    }
+
+    /// Commits as many subscriptions as one command has room for.
+    async fn subscribe_piece(&self, piece: &mut [&mut Asked], identifier: u32, more: &str) {
         let Some((durable, backend)) = self.persistent() else { return };
         let (shard, session, epoch) = (durable.shard, durable.session, durable.epoch);
-        let good: Vec<_> = asked.iter_mut().filter(|a| !a.code.is_failure()).collect();
-        let filters = good
+        let wanted = |a: &&mut Asked| (a.byte(), if a.consumes() { more } else { "" });
+        let filters = piece
             .iter()
-            .map(|a| WantedFilter { options: a.byte(), identifier, filter: &a.filter })
+            .map(|a| (wanted(a), &*a.filter))
+            .map(|((options, more), filter)| WantedFilter { options, identifier, filter, more })
             .collect();
         let command = Command::Subscribe { session, epoch, filters };
         let outcome = backend.call(shard, &command, &[]).await;
         let Outcome::Subscribed(codes) = outcome else {
-            good.into_iter().for_each(|a| a.code = ReasonCode::UNSPECIFIED);
+            piece.iter_mut().for_each(|a| a.code = ReasonCode::UNSPECIFIED);
             return;
         };
-        for (asked, (code, fresh)) in good.into_iter().zip(codes) {
+        for (asked, (code, fresh)) in piece.iter_mut().zip(codes) {
             asked.code = ReasonCode(code);
             asked.fresh = fresh;
             if !asked.code.is_failure() {
@@ -173,7 +190,6 @@ impl Client {
                 self.subscribe_live(&asked.filter, options);
             }
         }
-        backend.barrier(&*self.worker).await;
     }
 
     /// Subscribes with filters of which some consume queues.
@@ -190,7 +206,7 @@ impl Client {
             }
         }
         if self.persistent().is_some() {
-            self.subscribe_session(asked, identifier).await;
+            self.subscribe_session(asked, identifier, &wishes).await;
             return;
         }
         for asked in asked.iter_mut().filter(|a| !a.code.is_failure()) {
@@ -230,7 +246,7 @@ impl Client {
             self.subscribe_live(&s.filter, live_options(s.options, s.identifier, true));
             let qos = QoS::from_bits(s.options & 3).unwrap_or(QoS::AtMostOnce);
             if Source::of(&s.filter, qos).is_some() {
-                queues.push((s.filter.clone(), qos, s.identifier));
+                queues.push((s.filter.clone(), qos, s.identifier, Wishes::from_text(&s.more)));
             }
         }
         self.consume_again(queues);
@@ -294,15 +310,20 @@ impl Client {
 
     async fn unsubscribe_session(&self, filters: &[String]) -> Option<Vec<u8>> {
         let (durable, backend) = self.persistent()?;
-        let command = Command::Unsubscribe {
-            session: durable.session,
-            epoch: durable.epoch,
-            filters: filters.iter().map(String::as_str).collect(),
-        };
-        match backend.call(durable.shard, &command, &[]).await {
-            Outcome::Unsubscribed(codes) => Some(codes),
-            _ => Some(vec![ReasonCode::UNSPECIFIED.0; filters.len()]),
+        let (session, epoch) = (durable.session, durable.epoch);
+        let mut all = Vec::new();
+        for piece in filters.chunk_by(fits_into_a_command(|f: &String| f.len().min(NAME_BYTES_MAX)))
+        {
+            // What is too long for a command nobody is subscribed to.
+            let known = |f: &String| f.len() <= NAME_BYTES_MAX;
+            let filters = piece.iter().map(|f| if known(f) { f.as_str() } else { "" }).collect();
+            let command = Command::Unsubscribe { session, epoch, filters };
+            match backend.call(durable.shard, &command, &[]).await {
+                Outcome::Unsubscribed(codes) => all.extend(codes),
+                _ => all.resize(all.len() + piece.len(), ReasonCode::UNSPECIFIED.0),
+            }
         }
+        Some(all)
     }
 
     fn unsubscribe_live(&self, filter: &str) -> ReasonCode {
@@ -340,4 +361,19 @@ fn wanted(asked: Vec<Asked>, identifier: u32) -> Vec<Wanted> {
         .filter(Asked::wants_retained)
         .map(|a| Wanted { filter: a.filter, qos: a.options.qos as u8, identifier })
         .collect()
+}
+
+/// For `chunk_by`: whether the next of a list still goes into the command of those before it.
+fn fits_into_a_command<T>(size: impl Fn(&T) -> usize) -> impl FnMut(&T, &T) -> bool {
+    // Options, identifier and the lengths of the texts.
+    const BESIDE: usize = 9;
+    let mut bytes = 0;
+    move |last, next| {
+        bytes += size(last) + BESIDE;
+        let fits = bytes + size(next) + BESIDE <= COMMAND_BYTES_MAX;
+        if !fits {
+            bytes = 0;
+        }
+        fits
+    }
 }

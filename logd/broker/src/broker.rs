@@ -11,6 +11,7 @@ use crate::limits::{STEPS_MAX, STEPS_RESERVE, STREAMS_MAX};
 use crate::pages::{Pages, Sink, whole};
 use crate::producer::Producer;
 use crate::queue::Transaction;
+use crate::retained::RetainedLimits;
 use crate::state::State;
 use fluxmq_commands::Outcome;
 use fluxmq_commands::command::queue::QueueCommand;
@@ -293,6 +294,9 @@ impl Broker {
                     self.state.keys.forget(*shard, *id);
                     self.end_memberships(*shard, *id);
                 }
+            }
+            Command::RetainedLimits { messages, bytes } => {
+                self.state.retained_limits = RetainedLimits { messages: *messages, bytes: *bytes };
             }
             Command::KeysForgotten { ids } => {
                 self.spend(ids.len() as u32);

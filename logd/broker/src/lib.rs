@@ -37,6 +37,6 @@ pub use queue::{
     Counters, GroupCursor, GroupStats, GroupView, LOOKED_BEYOND, Member, MovesTo, Moving,
     QueueMessage, QueueStats, Wants,
 };
-pub use retained::{Retained, RetainedPage};
+pub use retained::{Retained, RetainedLimits, RetainedPage};
 pub use session::{Replay, Session, StoredWill, Subscription};
 pub use state::OwedWill;

@@ -48,8 +48,8 @@ pub const SESSIONS_MAX: usize = 2_000_000;
 pub const INTERVALS_MAX: usize = 1_024;
 /// Inboxes of a shard (R1); the filter is refused with 0x97.
 pub const INBOXES_MAX: usize = 2_000_000;
-/// Retained messages of a shard; `LimitExceeded`.
-pub const RETAINED_MAX: usize = 10_000_000;
+/// Retained messages of a shard, whatever its limits say; `LimitExceeded`.
+pub const RETAINED_MAX: u64 = 10_000_000;
 /// Open QoS 2 packet ids of a session (G2); `LimitExceeded`.
 pub const INFLIGHT_IN_MAX: usize = 256;
 /// From the lowest open publish number of a session to its next one (G2): a shard remembers 64 bytes of

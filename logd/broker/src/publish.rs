@@ -43,6 +43,10 @@ impl Broker {
         let mut bound = std::mem::take(&mut self.bound);
         let outcome = match self.destinations(publish, &mut matching, &mut bound) {
             Err(refusal) => refusal,
+            Ok(()) if !self.may_retain(publish) => {
+                self.state.retained_refused += 1;
+                Outcome::refused(ErrorCode::LimitExceeded)
+            }
             Ok(()) => {
                 if let Some(key) = publish.key {
                     self.state.keys.take(key, publish.lowest_open);
@@ -70,7 +74,7 @@ impl Broker {
     /// Finds the inboxes and queues a publish goes to.
     ///
     /// # Errors
-    /// The refusal: there are too many, one of the queues does not take it, the retained store is full.
+    /// The refusal: there are too many, one of the queues does not take it.
     fn destinations(
         &self,
         publish: &Publish<'_>,
@@ -80,8 +84,7 @@ impl Broker {
         matching.clear();
         let (vhost, topic) = (publish.vhost, publish.topic);
         let fits = (publish.qos == 0 || self.index.filters.matching(vhost, topic, matching))
-            && self.index.bindings.matching(vhost, topic, bound)
-            && self.may_retain(publish);
+            && self.index.bindings.matching(vhost, topic, bound);
         if !fits {
             return Err(Outcome::refused(ErrorCode::LimitExceeded));
         }
@@ -214,11 +217,15 @@ impl Broker {
         }
     }
 
-    /// Whether there is room for what `publish` wants to be retained.
+    /// Whether there is room for what `publish` wants to be retained. What replaces or deletes always may.
     fn may_retain(&self, publish: &Publish<'_>) -> bool {
-        let new = publish.store && !publish.empty;
-        !new || self.state.retained.len() < RETAINED_MAX
-            || self.state.retained.get(&retained::key(publish.vhost, publish.topic)).is_some()
+        if !publish.store || publish.empty {
+            return true;
+        }
+        let (store, limits) = (&self.state.retained, self.state.retained_limits);
+        let room = (store.len() as u64) < limits.messages.min(RETAINED_MAX)
+            && store.bytes() + u64::from(self.size) <= limits.bytes;
+        room || store.get(&retained::key(publish.vhost, publish.topic)).is_some()
     }
 
     /// Replaces the retained message of the topic; false when the publish deletes it.
@@ -232,7 +239,8 @@ impl Broker {
         if let Some(ms) = expiry_ms {
             self.index.due.insert((ms, Due::Retained(key.clone())));
         }
-        self.state.retained.insert(key, Retained { position, qos: publish.qos, expiry_ms });
+        let size = self.size;
+        self.state.retained.insert(key, Retained { position, qos: publish.qos, expiry_ms, size });
         true
     }
 

@@ -4,13 +4,31 @@ use std::ops::RangeInclusive;
 
 use crate::broker::Broker;
 use crate::order::{DeliveryCursor, Owed};
-use crate::retained::RetainedPage;
+use crate::retained::{RetainedLimits, RetainedPage};
 use crate::session::Session;
 use crate::state::OwedWill;
 
 // === impl Broker ===
 
 impl Broker {
+    /// How much the shard retains.
+    #[must_use]
+    pub fn retained_limits(&self) -> RetainedLimits {
+        self.state.retained_limits
+    }
+
+    /// Bytes of the messages that are retained.
+    #[must_use]
+    pub fn retained_bytes(&self) -> u64 {
+        self.state.retained.bytes()
+    }
+
+    /// Publishes that were refused because the shard retains no more.
+    #[must_use]
+    pub fn retained_refused(&self) -> u64 {
+        self.state.retained_refused
+    }
+
     /// A session.
     #[must_use]
     pub fn session(&self, id: u64) -> Option<&Session> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use fluxmq_names::filter_matches;
 
-use crate::limits::STEPS_MAX;
+use crate::limits::{RETAINED_MAX, STEPS_MAX};
 use crate::pages::Pages;
 use fluxmq_commands::wire::{Reader, WireError, Write};
 
@@ -25,6 +25,24 @@ pub struct Retained {
     pub qos: u8,
     /// Absolute expiry, Unix ms.
     pub expiry_ms: Option<u64>,
+    /// Bytes of its message; 0 where it was retained before they were counted.
+    pub size: u32,
+}
+
+/// How much a shard retains; what is over it is refused, with `LimitExceeded`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetainedLimits {
+    /// Topics with a message.
+    pub messages: u64,
+    /// Bytes of their messages.
+    pub bytes: u64,
+}
+
+impl Default for RetainedLimits {
+    /// No limit but the largest number of messages there may be.
+    fn default() -> Self {
+        Self { messages: RETAINED_MAX, bytes: u64::MAX }
+    }
 }
 
 /// A page of retained messages.
@@ -45,6 +63,7 @@ type Key = Arc<str>;
 pub(crate) struct RetainedStore {
     chunks: Vec<Arc<Vec<(Key, Retained)>>>,
     len: usize,
+    bytes: u64,
 }
 
 /// The key of a topic; also what is left of a filter before its first wildcard.
@@ -70,6 +89,11 @@ impl RetainedStore {
         self.len
     }
 
+    /// Bytes of all messages.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// The chunk a key is in or belongs into, and its place there.
     fn find(&self, key: &str) -> (usize, Result<usize, usize>) {
         let chunk = self.chunks.partition_point(|c| c.first().is_some_and(|(k, _)| &**k <= key));
@@ -90,8 +114,13 @@ impl RetainedStore {
             self.chunks.push(Arc::default());
         }
         let chunk = Arc::make_mut(&mut self.chunks[at]);
+        self.bytes += u64::from(value.size);
         match place {
-            Ok(place) => return Some(std::mem::replace(&mut chunk[place].1, value)),
+            Ok(place) => {
+                let old = std::mem::replace(&mut chunk[place].1, value);
+                self.bytes -= u64::from(old.size);
+                return Some(old);
+            }
             Err(place) => chunk.insert(place, (key, value)),
         }
         self.len += 1;
@@ -111,6 +140,7 @@ impl RetainedStore {
             self.chunks.remove(at);
         }
         self.len -= 1;
+        self.bytes -= u64::from(removed.size);
         Some(removed)
     }
 
@@ -177,23 +207,27 @@ impl RetainedStore {
             out.put_u64(retained.position);
             out.put_u8(retained.qos);
             out.put_u64(retained.expiry_ms.unwrap_or(u64::MAX));
+            out.put_u32(retained.size);
             pages.turn();
         }
     }
 
-    pub(crate) fn load(r: &mut Reader<'_>) -> Result<Self, WireError> {
+    /// Reads what [`Self::save`] wrote; before version 5 of a snapshot it had no sizes.
+    pub(crate) fn load(r: &mut Reader<'_>, version: u16) -> Result<Self, WireError> {
         let mut store = Self::default();
         let mut chunk: Vec<(Key, Retained)> = Vec::new();
         for _ in 0..r.u64()? {
             let key: Key = r.str()?.into();
             let (position, qos, expiry) = (r.u64()?, r.u8()?, r.u64()?);
             let expiry_ms = (expiry != u64::MAX).then_some(expiry);
+            let size = if version >= 5 { r.u32()? } else { 0 };
             let last = chunk.last().or_else(|| store.chunks.last()?.last());
             if last.is_some_and(|(last, _)| *last >= key) {
                 return Err(WireError("retained topics out of order"));
             }
-            chunk.push((key, Retained { position, qos, expiry_ms }));
+            chunk.push((key, Retained { position, qos, expiry_ms, size }));
             store.len += 1;
+            store.bytes += u64::from(size);
             if chunk.len() == CHUNK {
                 store.chunks.push(Arc::new(std::mem::take(&mut chunk)));
             }
@@ -250,7 +284,7 @@ mod tests {
     use super::*;
 
     fn retained(position: u64) -> Retained {
-        Retained { position, qos: 1, expiry_ms: None }
+        Retained { position, qos: 1, expiry_ms: None, size: 3 }
     }
 
     #[test]
@@ -317,7 +351,9 @@ mod tests {
             assert!(store.remove(&key("/", &format!("{n:05}/status"))).is_some());
         }
         assert_eq!((store.len(), store.chunks.len(), copy.len()), (0, 0, 30_000));
-        let loaded = RetainedStore::load(&mut Reader(&bytes)).expect("saved above");
+        assert_eq!((store.bytes(), copy.bytes()), (0, 90_000));
+        let loaded = RetainedStore::load(&mut Reader(&bytes), 5).expect("saved above");
+        assert_eq!(loaded.bytes(), 90_000);
         assert!(loaded.iter().eq(copy.iter()));
         assert_eq!(loaded.get(&key("/", "00007/status")), Some(retained(7)));
     }

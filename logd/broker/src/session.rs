@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fluxmq_names::filter_matches;
 
 use crate::inbox::Place;
+use fluxmq_commands::command::WITH_MORE;
 use fluxmq_commands::wire::{Reader, WireError, Write};
 
 /// A stretch of an inbox that the session is owed, with the options it was subscribed with.
@@ -50,7 +51,7 @@ pub struct Replay {
 pub(crate) const LIST_INTERVAL: u64 = 0;
 
 /// A subscription as the client sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscription {
     /// MQTT 5 options byte, QoS as granted.
     pub options: u8,
@@ -58,6 +59,8 @@ pub struct Subscription {
     pub identifier: u32,
     /// The interval it opened; 0 with QoS 0, which is never owed.
     pub(crate) interval: u64,
+    /// What its gateway keeps with it.
+    pub more: Box<str>,
 }
 
 /// The will of a connection.
@@ -289,7 +292,9 @@ impl Session {
         for _ in 0..r.u32()? {
             let filter = r.str()?.into();
             let (options, identifier, interval) = (r.u8()?, r.u32()?, r.u64()?);
-            s.subscriptions.insert(filter, Subscription { options, identifier, interval });
+            let more = if options & WITH_MORE != 0 { r.str()?.into() } else { Box::default() };
+            let options = options & !WITH_MORE;
+            s.subscriptions.insert(filter, Subscription { options, identifier, interval, more });
         }
         for _ in 0..r.u32()? {
             let id = r.u64()?;
@@ -445,7 +450,10 @@ mod tests {
             }),
             ..Session::default()
         };
-        s.subscriptions.insert("a".into(), Subscription { options: 1, identifier: 2, interval: 3 });
+        let subscription =
+            |more: &str| Subscription { options: 1, identifier: 2, interval: 3, more: more.into() };
+        s.subscriptions.insert("a".into(), subscription(""));
+        s.subscriptions.insert("$queue/q".into(), subscription("ack=manual"));
         let interval =
             Interval { inbox: 1, at: Place::default(), to: u64::MAX, options: 1, identifier: 2 };
         s.intervals.insert(3, interval);

@@ -9,7 +9,7 @@ use crate::inbox::Inbox;
 use crate::pages::Pages;
 use crate::producer::{Keys, Producer};
 use crate::queue::Queue;
-use crate::retained::RetainedStore;
+use crate::retained::{RetainedLimits, RetainedStore};
 use crate::session::{Interval, Session, StoredWill};
 use fluxmq_commands::wire::{Reader, WireError, Write};
 
@@ -24,8 +24,10 @@ pub struct OwedWill {
     pub due_ms: u64,
 }
 
-/// Version of the encoding of a snapshot.
-const VERSION: u16 = 4;
+/// Version of the encoding of a snapshot. 5: messages that move to a session (R10), what a gateway keeps with a
+/// subscription, limits and sizes of what is retained. 4 is read as well: the first two are marked where they stand.
+const VERSION: u16 = 5;
+const OLDEST: u16 = 4;
 
 /// Everything that is replicated. Cloning shares sessions and inboxes.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +52,9 @@ pub(crate) struct State {
     /// Deleted queues whose messages are still to be let go.
     pub(crate) deleted: VecDeque<Queue>,
     pub(crate) retained: RetainedStore,
+    pub(crate) retained_limits: RetainedLimits,
+    /// Publishes that were refused by them.
+    pub(crate) retained_refused: u64,
     pub(crate) owed: BTreeMap<u64, OwedWill>,
     pub(crate) keys: Keys,
     /// Forsaken inboxes whose messages are still to be let go.
@@ -121,6 +126,8 @@ impl State {
     fn save_messages(&self, pages: &mut Pages<'_>) {
         self.retained.save(pages);
         let out = &mut pages.page;
+        let RetainedLimits { messages, bytes } = self.retained_limits;
+        [messages, bytes, self.retained_refused].into_iter().for_each(|n| out.put_u64(n));
         out.put_u32(self.owed.len() as u32);
         for (id, owed) in &self.owed {
             out.put_u64(*id);
@@ -147,7 +154,8 @@ impl State {
     }
 
     pub(crate) fn load(r: &mut Reader<'_>) -> Result<Self, WireError> {
-        if r.u16()? != VERSION {
+        let version = r.u16()?;
+        if !(OLDEST..=VERSION).contains(&version) {
             return Err(WireError("snapshot of another version"));
         }
         let mut state = Self { shard: ShardId(r.u32()?), ..Self::default() };
@@ -177,13 +185,17 @@ impl State {
         for _ in 0..r.u32()? {
             state.deleted.push_back(Queue::load(r)?);
         }
-        state.load_messages(r)?;
+        state.load_messages(r, version)?;
         r.end()?;
         Ok(state)
     }
 
-    fn load_messages(&mut self, r: &mut Reader<'_>) -> Result<(), WireError> {
-        self.retained = RetainedStore::load(r)?;
+    fn load_messages(&mut self, r: &mut Reader<'_>, version: u16) -> Result<(), WireError> {
+        self.retained = RetainedStore::load(r, version)?;
+        if version >= 5 {
+            self.retained_limits = RetainedLimits { messages: r.u64()?, bytes: r.u64()? };
+            self.retained_refused = r.u64()?;
+        }
         for _ in 0..r.u32()? {
             let id = r.u64()?;
             let vhost = r.str()?.into();

@@ -8,7 +8,7 @@ use crate::inbox::Inbox;
 use crate::limits::{INBOXES_MAX, INTERVALS_MAX, REPLAYS_MAX, SESSION_QUEUES_MAX};
 use crate::session::{Interval, Replay, Subscription, ZeroInterval};
 use fluxmq_commands::Outcome;
-use fluxmq_commands::command::Wanted;
+use fluxmq_commands::command::{MORE_BYTES_MAX, Wanted};
 
 /// MQTT 5 reason codes.
 const TOPIC_FILTER_INVALID: u8 = 0x8F;
@@ -31,7 +31,7 @@ impl Broker {
     }
 
     fn subscribe_one(&mut self, id: u64, position: u64, wanted: &Wanted<'_>) -> (u8, bool) {
-        let Wanted { options, identifier, filter } = *wanted;
+        let Wanted { options, identifier, filter, .. } = *wanted;
         let Some(session) = self.state.sessions.get(id) else {
             return (QUOTA_EXCEEDED, false);
         };
@@ -41,8 +41,9 @@ impl Broker {
         if validate_filter(filter).is_err() || options & 3 == 3 {
             return (TOPIC_FILTER_INVALID, false);
         }
-        let known = session.subscriptions.get(filter).copied();
-        let same = known.is_some_and(|k| k.options == options && k.identifier == identifier);
+        let known = session.subscriptions.get(filter).cloned();
+        let same =
+            known.as_ref().is_some_and(|k| k.options == options && k.identifier == identifier);
         // Retain handling 0: always, 1: when it is new, 2: never; at QoS 0 they go live (R9).
         let replayed =
             options & 3 > 0 && (options & 0x30 == 0 || options & 0x30 == 0x10 && known.is_none());
@@ -62,7 +63,7 @@ impl Broker {
         // What replaces is opened first: the inbox they share must not be forsaken in between.
         let interval =
             if options & 3 > 0 { self.open_interval(id, filter, options, identifier) } else { 0 };
-        if let Some(old) = known.filter(|k| k.interval > 0) {
+        if let Some(old) = known.as_ref().filter(|k| k.interval > 0) {
             self.close_interval(id, old.interval, position);
         }
         self.close_zero(id, filter, position);
@@ -77,7 +78,8 @@ impl Broker {
                     filter,
                 });
             }
-            let subscription = Subscription { options, identifier, interval };
+            let more = Box::default();
+            let subscription = Subscription { options, identifier, interval, more };
             session.subscriptions.insert(filter.into(), subscription);
         }
         (options & 3, known.is_none())
@@ -85,14 +87,14 @@ impl Broker {
 
     /// Remembers that the session consumes a queue; its gateway does the rest.
     fn note_queue(&mut self, id: u64, wanted: &Wanted<'_>) -> (u8, bool) {
-        let Wanted { options, identifier, filter } = *wanted;
+        let Wanted { options, identifier, filter, .. } = *wanted;
         let plain = filter.strip_prefix(SHARED).and_then(|rest| rest.split_once('/'));
         let bad_group = |group: &str| group.is_empty() || group.contains(['+', '#']);
         let is_bad = match plain {
             Some((group, plain)) => bad_group(group) || validate_filter(plain).is_err(),
             None => filter.starts_with(SHARED) || validate_filter(filter).is_err(),
         };
-        if is_bad || options & 3 == 3 {
+        if is_bad || options & 3 == 3 || wanted.more.len() > MORE_BYTES_MAX {
             return (TOPIC_FILTER_INVALID, false);
         }
         let Some(session) = self.state.sessions.get_mut(id) else { return (QUOTA_EXCEEDED, false) };
@@ -103,7 +105,8 @@ impl Broker {
         {
             return (QUOTA_EXCEEDED, false);
         }
-        let subscription = Subscription { options, identifier, interval: 0 };
+        let more = wanted.more.into();
+        let subscription = Subscription { options, identifier, interval: 0, more };
         session.subscriptions.insert(filter.into(), subscription);
         (options & 3, !known)
     }
@@ -112,7 +115,7 @@ impl Broker {
     /// none is `wanted` any more.
     fn replay(&mut self, id: u64, replayed: bool, position: u64, wanted: &Wanted<'_>) {
         let Some(session) = self.state.sessions.get_mut(id) else { return };
-        let Wanted { options, identifier, filter } = *wanted;
+        let Wanted { options, identifier, filter, .. } = *wanted;
         if replayed {
             session.replays.retain(|_, r| &*r.filter != filter);
             session.last_replay += 1;

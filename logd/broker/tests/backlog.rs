@@ -13,7 +13,7 @@ const MESSAGES: u32 = 60_000;
 fn settlements_that_come_faster_than_the_cursor_walks_are_kept() {
     let mut shard = Shard::new();
     let (session, epoch) = shard.connect("c", NEVER);
-    let filters = vec![Wanted { options: 1, identifier: 0, filter: "t" }];
+    let filters = vec![Wanted { options: 1, identifier: 0, filter: "t", more: "" }];
     shard.apply(&[Command::Subscribe { session, epoch, filters }]);
     let publish = Publish { qos: 1, vhost: "/", topic: "t", ..Publish::default() };
     for _ in 0..MESSAGES / 1_000 {
@@ -43,7 +43,7 @@ fn settlements_that_come_faster_than_the_cursor_walks_are_kept() {
 fn a_trim_brings_a_session_to_its_limit() {
     let mut shard = Shard::new();
     let (session, epoch) = shard.connect("c", NEVER);
-    let wanted = |filter| Wanted { options: 1, identifier: 0, filter };
+    let wanted = |filter| Wanted { options: 1, identifier: 0, filter, more: "" };
     let filters = vec![wanted("t"), wanted("u/+"), wanted("u/#")];
     shard.apply(&[Command::Subscribe { session, epoch, filters }]);
     let publish =

@@ -68,6 +68,7 @@ fn choose(r: &mut Random, sessions: &BTreeMap<&str, (u64, u64)>) -> Command<'sta
                 options: (1 + r.below(2) as u8) | ((r.below(4) as u8) << 2),
                 identifier: r.below(3) as u32,
                 filter: r.one(&FILTERS),
+                more: "",
             }],
         },
         6 => Command::Unsubscribe { session, epoch, filters: vec![r.one(&FILTERS)] },

@@ -28,8 +28,12 @@ fn subscribe(
     (session, epoch): (u64, u64),
     filters: &[(&str, u8)],
 ) -> Vec<(u8, bool)> {
-    let filters =
-        filters.iter().map(|(filter, options)| Wanted { options: *options, identifier: 3, filter });
+    let filters = filters.iter().map(|(filter, options)| Wanted {
+        options: *options,
+        identifier: 3,
+        filter,
+        more: "",
+    });
     let (mut outcomes, _) =
         shard.apply(&[Command::Subscribe { session, epoch, filters: filters.collect() }]);
     match outcomes.remove(0) {

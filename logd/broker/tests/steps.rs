@@ -11,7 +11,7 @@ use logd_broker::limits::{INFLIGHT_IN_MAX, MATCHES_MAX, QOS2_SPREAD_MAX};
 use shard::{GATEWAY, Shard};
 
 fn wanted(filter: &str) -> Vec<Wanted<'_>> {
-    vec![Wanted { options: 1 | 0x20, identifier: 0, filter }]
+    vec![Wanted { options: 1 | 0x20, identifier: 0, filter, more: "" }]
 }
 
 fn publish(topic: &str) -> Command<'_> {

@@ -237,6 +237,7 @@ fn frees_space(slot: &[u8]) -> bool {
         | Command::ReplayAt { .. }
         | Command::ForgetKeys { .. }
         | Command::KeysForgotten { .. }
+        | Command::RetainedLimits { .. }
         // Who settles and deletes must be able to come in.
         | Command::GatewayRegister { .. } => true,
         Command::Batch(_) | Command::Subscribe { .. }

@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use fluxmq_client::{Link, LogdLink, link};
+use fluxmq_commands::Outcome;
 use fluxmq_commands::command::Command;
 use fluxmq_names::{Position, ShardId};
 use fluxmq_process::Settings;
-use logd_broker::{Backlog, Broker};
+use logd_broker::{Backlog, Broker, RetainedLimits};
 use logd_log::io::{DiskIo, Io, MemoryIo};
 use logd_log::{AbortOnFatal, Disk, DiskConfig, OpenOptions};
 use logd_raft::{Group, GroupOptions};
@@ -53,6 +54,8 @@ pub struct Config {
     pub memory_bytes_max: u64,
     /// What may wait for one session; beyond it the oldest is dropped.
     pub backlog_max: Backlog,
+    /// What each shard retains; a new topic beyond it is refused.
+    pub retained_max: RetainedLimits,
 }
 
 // === impl Config ===
@@ -83,6 +86,10 @@ impl From<&Settings> for Config {
             backlog_max: Backlog {
                 messages: storage.session_backlog_messages,
                 bytes: storage.session_backlog_bytes,
+            },
+            retained_max: RetainedLimits {
+                messages: storage.retained_messages_max,
+                bytes: storage.retained_bytes_max,
             },
             grpc: Vec::new(),
             grpc_tls: None,
@@ -234,7 +241,19 @@ async fn open(config: Config) -> Result<(Disk, Core), StartError> {
     if config.alone {
         end_gateways(&meta, &shards).await?;
     }
+    set_retained_limits(&shards, config.retained_max).await;
     Ok((disk, Core::new(meta, shards, effects, config.backlog_max)))
+}
+
+/// Has every shard apply the limits of this configuration (S6).
+async fn set_retained_limits(shards: &[Group], limits: RetainedLimits) {
+    let RetainedLimits { messages, bytes } = limits;
+    for group in shards.iter().filter(|g| g.with_state(Broker::retained_limits) != limits) {
+        let set = group.lead(&Command::RetainedLimits { messages, bytes }).await;
+        if !matches!(set, Ok(Outcome::Done)) {
+            tracing::warn!(shard = %group.shard(), ?set, "limits of retained messages stay as they were");
+        }
+    }
 }
 
 /// Ends all gateways there were. Programs may come back: of what they said nobody knows whether it was taken but

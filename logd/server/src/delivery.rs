@@ -97,6 +97,7 @@ impl Delivery {
                 filter: filter.to_string(),
                 options: s.options,
                 identifier: s.identifier,
+                more: s.more.to_string(),
             });
             Some((attached, subscriptions.collect()))
         })?;

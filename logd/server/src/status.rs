@@ -110,6 +110,11 @@ impl Source for Status {
                 "Ended sessions whose QoS 2 publish numbers all shards have forgotten",
                 count(&self.counts.forgotten),
             ),
+            (
+                "retained_refused",
+                "Publishes refused because a shard retains no more",
+                self.sum(Broker::retained_refused),
+            ),
         ] {
             scrape.counter(&format!("fluxmq_logd_{name}"), help, value)?;
         }
@@ -117,6 +122,7 @@ impl Source for Status {
         for (name, help, value) in [
             ("sessions", "Sessions kept", self.sum(|b| b.sessions() as u64)),
             ("retained", "Retained messages kept", self.sum(|b| b.retained() as u64)),
+            ("retained_bytes", "Bytes of retained messages", self.sum(Broker::retained_bytes)),
             (
                 "owed",
                 "References to messages that are not settled",

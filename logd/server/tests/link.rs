@@ -153,7 +153,7 @@ impl Gateway {
     }
 
     fn subscribe(&mut self, client_id: &str, at: Connected, filter: &str) {
-        let filters = vec![Wanted { options: 1, identifier: 0, filter }];
+        let filters = vec![Wanted { options: 1, identifier: 0, filter, more: "" }];
         let subscribe = Command::Subscribe { session: at.session, epoch: at.epoch, filters };
         let outcome = self.submit(self.home(client_id), &subscribe, &[]);
         assert_eq!(outcome, Outcome::Subscribed(vec![(1, true)]));

@@ -28,6 +28,7 @@ operations! {
     OWED_DONE = 30,
     FORGET_KEYS = 31,
     KEYS_FORGOTTEN = 32,
+    RETAINED_LIMITS = 33,
     CONNECT = 100,
     DISCONNECT = 101,
     SUBSCRIBE = 102,
@@ -208,7 +209,15 @@ pub struct Wanted<'a> {
     pub identifier: u32,
     /// Topic filter.
     pub filter: &'a str,
+    /// What else was asked for: a text of the gateway's, kept with the subscription. At most [`MORE_BYTES_MAX`].
+    pub more: &'a str,
 }
+
+/// Bytes of what is kept with a subscription besides.
+pub const MORE_BYTES_MAX: usize = 1_024;
+
+/// Bit of the options byte that says that more stands behind the filter; MQTT leaves it at 0.
+pub const WITH_MORE: u8 = 0x40;
 
 /// A command, borrowed from its entry.
 #[allow(missing_docs)] // the fields are those of docs/internals/commands.md
@@ -290,6 +299,10 @@ pub enum Command<'a> {
     },
     KeysForgotten {
         ids: Vec<u64>,
+    },
+    RetainedLimits {
+        messages: u64,
+        bytes: u64,
     },
     Queue(QueueCommand<'a>),
 }

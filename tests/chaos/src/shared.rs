@@ -18,7 +18,7 @@ const FILTER: &str = "$share/group/shared/+";
 /// Gateway of each member, and whether its session lasts.
 const MEMBERS: [(usize, bool); 4] = [(0, false), (0, true), (1, false), (1, true)];
 /// Messages of the publisher that are not acknowledged, at most.
-const WINDOW: usize = 64;
+const WINDOW: usize = 16;
 /// Messages that a member holds before it dies.
 const HELD: usize = 10;
 /// How long it waits for them at most.

@@ -288,6 +288,7 @@ fn to_event(event: Event) -> SessionEvent {
                     filter: s.filter,
                     options: s.options.into(),
                     identifier: s.identifier,
+                    more: s.more,
                 })
                 .collect(),
         }),
@@ -315,7 +316,8 @@ fn from_event(event: SessionEvent) -> Result<Event, WireError> {
         Kind::Opened(o) => {
             let subscriptions = o.subscriptions.into_iter().map(|s| {
                 let options = u8::try_from(s.options).map_err(|_| WireError("an options byte"))?;
-                Ok(Subscribed { filter: s.filter, options, identifier: s.identifier })
+                let (filter, identifier, more) = (s.filter, s.identifier, s.more);
+                Ok(Subscribed { filter, options, identifier, more })
             });
             let subscriptions = subscriptions.collect::<Result<Vec<_>, _>>()?;
             Event::Opened { token: o.token, subscriptions: o.found.then_some(subscriptions) }

@@ -149,7 +149,12 @@ fn events_come_back_in_order() {
         Event::Opened { token: 1, subscriptions: None },
         Event::Opened {
             token: 2,
-            subscriptions: Some(vec![Subscribed { filter: "a".into(), options: 2, identifier: 3 }]),
+            subscriptions: Some(vec![Subscribed {
+                filter: "a".into(),
+                options: 2,
+                identifier: 3,
+                more: "ack=manual".into(),
+            }]),
         },
         Event::Deliveries(vec![delivery(1, &one, &[]), delivery(2, &one, &[4, 5])]),
         Event::Taken { token: 3, client_id: "c".into() },

@@ -35,6 +35,11 @@ declare! {
         session_backlog_messages: u64 = 1_000_000, 1..=u64::MAX;
         /// Bytes of the messages that may wait for one MQTT session, likewise.
         session_backlog_bytes: u64 = 1024 * 1024 * 1024, 1..=u64::MAX;
+        /// Retained messages of one shard. A publish that would make it one more is refused (MQTT 5: 0x97; before 5.0 the
+        /// connection is closed; of QoS 0 nobody is told) and counted. What replaces or deletes one is always taken.
+        retained_messages_max: u64 = 1_000_000, 0..=10_000_000;
+        /// Bytes of the retained messages of one shard, likewise.
+        retained_bytes_max: u64 = 1024 * 1024 * 1024, 0..=u64::MAX;
         /// Bytes that the log may take with `data_dir: memory`.
         memory_bytes_max: u64 = 16 * 1024 * 1024 * 1024, 64 * 1024 * 1024..=u64::MAX;
     }
@@ -64,7 +69,7 @@ declare! {
         /// Levels of a topic filter; a longer one is refused (0x8F).
         topic_levels_max: u32 = 128, 1..=65_535;
         /// Bytes of a client identifier; a longer one is refused (0x85).
-        client_id_bytes_max: u32 = 1_024, 23..=65_535;
+        client_id_bytes_max: u32 = 1_024, 23..=4_096;
         /// Longest keep-alive, s. MQTT 5 clients that ask for more, or for none, are told this one.
         keep_alive_s_max: u16 = 3_600, 5..=65_535;
         /// Time a connection may take until its CONNECT is complete, s; then it is closed.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mqtt_codec::Version;
 
-use crate::client::{Client, Options, message};
+use crate::client::{Client, Message, Options, message};
 use crate::process::{Broker, Place, free_port};
 
 /// Longer than counts take to get to the page.
@@ -122,6 +122,7 @@ fn every_metric_is_documented_and_moves() {
         ("FLUXMQ_MQTT_SUBSCRIPTIONS_PER_S", "100"),
         ("FLUXMQ_MQTT_CONNECTIONS_MAX", "100"),
         ("FLUXMQ_STORAGE_SESSION_BACKLOG_MESSAGES", "30"),
+        ("FLUXMQ_STORAGE_RETAINED_MESSAGES_MAX", "1"),
     ];
     let broker = place.start_configured(&["--admin", &address, "--grpc", &place.grpc()], &limits);
     let before = page(admin);
@@ -166,7 +167,10 @@ fn other_gateway(place: &Place) -> Broker {
     there.publish(&message("here", 1, 1, b"m")).expect("taken");
     assert_eq!(here.receive().expect("delivered").topic, "here");
     for n in 0..110 {
-        here.subscribe(&format!("many/{n}"), 0).expect("subscribed");
+        here.ask_subscribe(&format!("many/{n}"), 0).expect("sent");
+    }
+    for _ in 0..110 {
+        here.suback().expect("subscribed");
     }
     gateway.pause();
     for _ in 0..8 {
@@ -200,6 +204,9 @@ fn make_everything_happen(port: u16) -> Vec<TcpStream> {
     for _ in 0..40 {
         publisher.publish(&kept).expect("taken");
     }
+    // One retained message more than may be.
+    publisher.send(&Message { topic: "all/more".into(), ..kept }).expect("sent");
+    assert_eq!(publisher.read().expect("answered").body[2], 0x97);
     // A retained message for a session, and the end of one that published with QoS 2.
     let mut late =
         Client::connect(port, &Options::persistent("late", Version::V5)).expect("connects");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mqtt_codec::Version;
 
-use crate::client::{Client, Options, message};
+use crate::client::{Client, Message, Options, message};
 use crate::process::{Place, Tiers};
 
 /// More than a page and more than a window.
@@ -77,4 +77,64 @@ fn a_replay_goes_on_at_another_gateway() {
         }
     }
     drop(broker);
+}
+
+/// A new topic beyond a limit is refused and counted; what replaces, deletes or is published without being retained is not.
+#[test]
+fn no_more_is_retained_than_the_limits_say() {
+    let place = Place::new(1);
+    let limits = |messages| {
+        [
+            ("FLUXMQ_STORAGE_RETAINED_MESSAGES_MAX", messages),
+            ("FLUXMQ_STORAGE_RETAINED_BYTES_MAX", "2000"),
+        ]
+    };
+    let broker = place.start_configured(&[], &limits("2"));
+    let kept = |topic: &str, qos, bytes: usize| Message {
+        retain: true,
+        ..message(topic, qos, u16::from(topic.as_bytes()[0]), &vec![7; bytes])
+    };
+    let old = Options::clean("old", Version::V311);
+    let mut client =
+        Client::connect(place.port, &Options::clean("new", Version::V5)).expect("connects");
+    let mut answer = |message: &Message| {
+        client.send(message).expect("sent");
+        client.read().expect("answered").body.get(2).copied().unwrap_or(0)
+    };
+    assert_eq!(answer(&kept("a", 1, 10)), 0);
+    assert_eq!(answer(&kept("big", 1, 3_000)), 0x97, "too many bytes");
+    assert_eq!(answer(&kept("b", 2, 10)), 0);
+    assert_eq!(answer(&kept("c", 2, 10)), 0x97, "too many");
+    assert_eq!(answer(&kept("a", 1, 3_000)), 0, "what replaces is taken");
+    // Before 5.0 the connection ends; QoS 0 has no answer.
+    let mut client = Client::connect(place.port, &old).expect("connects");
+    client.send(&kept("c", 0, 10)).expect("sent");
+    client.ping().expect("it stands");
+    client.send(&kept("c", 1, 10)).expect("sent");
+    client.read().expect_err("closed");
+    let read = |place: &Place| {
+        let mut reader =
+            Client::connect(place.port, &Options::clean("r", Version::V5)).expect("connects");
+        reader.subscribe("#", 0).expect("answered");
+        let mut topics = vec![reader.receive().expect("kept").topic];
+        while let Some(packet) =
+            reader.read_within(std::time::Duration::from_millis(100)).expect("open")
+        {
+            topics.push(reader.message(&packet).topic);
+        }
+        topics.sort();
+        topics
+    };
+    assert_eq!(read(&place), ["a", "b"]);
+    // One is deleted: there is room. With other limits there is more.
+    let mut client =
+        Client::connect(place.port, &Options::clean("new", Version::V5)).expect("connects");
+    assert!(client.publish(&kept("a", 1, 0)).is_ok());
+    assert!(client.publish(&kept("c", 1, 10)).is_ok());
+    broker.kill();
+    let _broker = place.start_configured(&[], &limits("3"));
+    let mut client =
+        Client::connect(place.port, &Options::clean("new", Version::V5)).expect("connects");
+    assert!(client.publish(&kept("d", 1, 10)).is_ok());
+    assert_eq!(read(&place), ["b", "c", "d"]);
 }

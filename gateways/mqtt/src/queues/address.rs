@@ -74,8 +74,11 @@ impl Source {
     }
 }
 
+/// Bytes of the name of a group (as of any queue).
+const GROUP_BYTES_MAX: usize = 255;
+
 /// What SUBSCRIBE asked of a queue besides.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wishes {
     /// The group, as `consumer-group` says.
     pub(crate) group: Option<Box<str>>,
@@ -93,6 +96,7 @@ impl Wishes {
         let mut wishes = Self::default();
         for (name, value) in all {
             match name {
+                "consumer-group" if value.len() > GROUP_BYTES_MAX => return None,
                 "consumer-group" => wishes.group = Some(value.into()),
                 "ack" => wishes.manual = value == "manual",
                 "start" => wishes.start = Some(start(value)?),
@@ -100,6 +104,26 @@ impl Wishes {
             }
         }
         Some(wishes)
+    }
+
+    /// As text that is kept with the session's subscription: `name=value`, a line each. The name of a group has no
+    /// control characters, or there is no such group.
+    pub(crate) fn to_text(&self) -> String {
+        let group = self.group.as_ref().map(|group| format!("consumer-group={group}\n"));
+        let start = self.start.map(|start| match start {
+            Start::First => "start=first\n".into(),
+            Start::Last => "start=last\n".into(),
+            Start::Next => "start=next\n".into(),
+            Start::Offset(offset) => format!("start={offset}\n"),
+            Start::Time(ms) => format!("start=time={ms}\n"),
+        });
+        let manual = self.manual.then(|| "ack=manual\n".into());
+        [group, start, manual].into_iter().flatten().collect()
+    }
+
+    /// What [`Self::to_text`] made; what it cannot have made says nothing.
+    pub(crate) fn from_text(text: &str) -> Self {
+        Self::read(text.lines().filter_map(|line| line.split_once('='))).unwrap_or_default()
     }
 }
 
@@ -162,6 +186,20 @@ mod tests {
     }
 
     #[test]
+    fn wishes_are_kept_as_text() {
+        let starts = [Start::First, Start::Last, Start::Next, Start::Offset(7), Start::Time(8)];
+        for start in starts.map(Some).into_iter().chain([None]) {
+            for group in [None, Some("a=b c".into())] {
+                for manual in [false, true] {
+                    let wishes = Wishes { group: group.clone(), start, manual };
+                    assert_eq!(Wishes::from_text(&wishes.to_text()), wishes);
+                }
+            }
+        }
+        assert_eq!(Wishes::default().to_text(), "");
+    }
+
+    #[test]
     fn wishes_are_understood_or_refused() {
         let read = |all: &[(&str, &str)]| Wishes::read(all.iter().copied());
         let wishes =
@@ -171,5 +209,6 @@ mod tests {
         assert_eq!(wishes.start, Some(Start::Time(7)));
         assert_eq!(read(&[("start", "12")]).and_then(|w| w.start), Some(Start::Offset(12)));
         assert!(read(&[("start", "yesterday")]).is_none());
+        assert!(read(&[("consumer-group", &"g".repeat(256))]).is_none());
     }
 }

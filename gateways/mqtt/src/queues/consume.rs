@@ -104,11 +104,13 @@ impl Client {
         let lease_ms = if manual { MANUAL_LEASE_MS } else { 0 };
         let credit = u32::from(self.terms.window);
         let token = backend.fresh_id();
+        // Held until it has begun: when the filter is given up meanwhile, what began ends with this.
+        let consumer = Rc::new(Consumer { backend: backend.clone(), token, at });
         let subscription = Subscription {
             filter: filter.into(),
             source: source.clone(),
             token,
-            consumer: Rc::new(Consumer { backend: backend.clone(), token, at }),
+            consumer: consumer.clone(),
             qos: source.grants(qos),
             identifier,
             manual,
@@ -119,18 +121,21 @@ impl Client {
         if begun.is_err() {
             drop(self.take_subscription(|s| s.token == token));
         }
+        drop(consumer);
         begun
     }
 
     /// Takes up again what a resumed session consumes.
-    pub(crate) fn consume_again(&self, filters: Vec<(String, QoS, u32)>) {
+    pub(crate) fn consume_again(&self, filters: Vec<(String, QoS, u32, Wishes)>) {
         if filters.is_empty() {
             return;
         }
         let client = self.this();
+        // What the client says of these filters comes behind.
+        self.busy.set(true);
         spawn_local(async move {
-            for (filter, qos, identifier) in filters {
-                let begun = client.consume(&filter, (qos, identifier), &Wishes::default()).await;
+            for (filter, qos, identifier, wishes) in filters {
+                let begun = client.consume(&filter, (qos, identifier), &wishes).await;
                 if let Err(reason) = begun {
                     tracing::warn!(
                         filter,
@@ -139,6 +144,7 @@ impl Client {
                     );
                 }
             }
+            client.go_on();
         });
     }
 

@@ -64,7 +64,7 @@ fn sessions() {
         panic!("not connected")
     };
     let (session, epoch) = (session.session, session.epoch);
-    let filters = vec![Wanted { options: 1, identifier: 0, filter: "bench/+/x" }];
+    let filters = vec![Wanted { options: 1, identifier: 0, filter: "bench/+/x", more: "" }];
     say(&mut broker, 2, Command::Subscribe { session, epoch, filters });
 
     let body = [7; 256];

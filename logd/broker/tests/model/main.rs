@@ -125,6 +125,7 @@ impl Run {
                         options: r.below(3) as u8 | (r.below(4) as u8) << 2,
                         identifier: r.below(4) as u32,
                         filter: r.one(&FILTERS),
+                        more: "",
                     })
                     .collect(),
             },

@@ -121,7 +121,7 @@ impl Client {
             let outcomes = self.send(&[(connect, Vec::new())]).await;
             let Outcome::Connected(connected) = &outcomes[0] else { panic!("{outcomes:?}") };
             let (session, epoch) = (connected.session, connected.epoch);
-            let filters = vec![Wanted { options: 1, identifier: 0, filter: name }];
+            let filters = vec![Wanted { options: 1, identifier: 0, filter: name, more: "" }];
             let subscribe = Command::Subscribe { session, epoch, filters };
             self.send(&[(subscribe, Vec::new())]).await;
             self.history.lock().sessions.insert(name, (session, epoch));

@@ -78,7 +78,7 @@ pub(crate) async fn subscribed_to(group: &Group, stream: &mut Stream, filter: &s
     let outcomes = stream.send(group, &[(connect(), b"")]).await.expect("leads");
     let Outcome::Connected(connected) = &outcomes[0] else { panic!("{outcomes:?}") };
     let (session, epoch) = (connected.session, connected.epoch);
-    let filters = vec![Wanted { options: 1, identifier: 0, filter }];
+    let filters = vec![Wanted { options: 1, identifier: 0, filter, more: "" }];
     let subscribe = Command::Subscribe { session, epoch, filters };
     stream.send(group, &[(subscribe, b"")]).await.expect("leads");
     (session, epoch)

@@ -38,6 +38,7 @@ fn decode_attrs<'a>(op: u16, target: u64, r: &mut Reader<'a>) -> Result<Command<
         op::OWED_DONE => Command::OwedDone { id: target },
         op::FORGET_KEYS => Command::ForgetKeys { shard: target as u32, ids: list(r, Reader::u64)? },
         op::KEYS_FORGOTTEN => Command::KeysForgotten { ids: list(r, Reader::u64)? },
+        op::RETAINED_LIMITS => Command::RetainedLimits { messages: r.u64()?, bytes: r.u64()? },
         op::CONNECT => Command::Connect(decode_connect(r)?),
         op::DISCONNECT => {
             let epoch = r.u64()?;
@@ -51,13 +52,9 @@ fn decode_attrs<'a>(op: u16, target: u64, r: &mut Reader<'a>) -> Result<Command<
                 sent_upto: r.u64()?,
             }
         }
-        op::SUBSCRIBE => Command::Subscribe {
-            session,
-            epoch: r.u64()?,
-            filters: list(r, |r| {
-                Ok(Wanted { options: r.u8()?, identifier: r.u32()?, filter: r.str()? })
-            })?,
-        },
+        op::SUBSCRIBE => {
+            Command::Subscribe { session, epoch: r.u64()?, filters: list(r, decode_wanted)? }
+        }
         op::UNSUBSCRIBE => {
             Command::Unsubscribe { session, epoch: r.u64()?, filters: list(r, Reader::str)? }
         }
@@ -96,6 +93,12 @@ pub(super) fn list<'a, T>(
     let n = r.u16()?;
     // No room is made for what the bytes do not hold.
     (0..n).map(|_| one(r)).collect()
+}
+
+fn decode_wanted<'a>(r: &mut Reader<'a>) -> Result<Wanted<'a>, WireError> {
+    let (options, identifier, filter) = (r.u8()?, r.u32()?, r.str()?);
+    let more = if options & WITH_MORE != 0 { r.str()? } else { "" };
+    Ok(Wanted { options: options & !WITH_MORE, identifier, filter, more })
 }
 
 fn decode_settled(r: &mut Reader<'_>) -> Result<Settled, WireError> {

@@ -52,6 +52,11 @@ impl Command<'_> {
                 put_ids(ids, out);
                 (op::KEYS_FORGOTTEN, 0)
             }
+            Self::RetainedLimits { messages, bytes } => {
+                out.put_u64(*messages);
+                out.put_u64(*bytes);
+                (op::RETAINED_LIMITS, 0)
+            }
             Self::Connect(connect) => {
                 encode_connect(connect, out);
                 (op::CONNECT, 0)
@@ -73,9 +78,13 @@ impl Command<'_> {
                 out.put_u64(*epoch);
                 out.put_u16(filters.len() as u16);
                 for wanted in filters {
-                    out.put_u8(wanted.options);
+                    let with_more = if wanted.more.is_empty() { 0 } else { WITH_MORE };
+                    out.put_u8(wanted.options | with_more);
                     out.put_u32(wanted.identifier);
                     out.put_str(wanted.filter);
+                    if with_more != 0 {
+                        out.put_str(wanted.more);
+                    }
                 }
                 (op::SUBSCRIBE, *session)
             }

@@ -145,7 +145,10 @@ fn session_samples() -> Vec<Command<'static>> {
         Command::Subscribe {
             session,
             epoch,
-            filters: vec![Wanted { options: 0x2E, identifier: 7, filter: "a/#" }],
+            filters: vec![
+                Wanted { options: 0x2E, identifier: 7, filter: "a/#", more: "" },
+                Wanted { options: 1, identifier: 0, filter: "$queue/q", more: "ack=manual" },
+            ],
         },
         Command::Unsubscribe { session, epoch, filters: vec!["a", "b/+"] },
         Command::Settle {
@@ -154,6 +157,7 @@ fn session_samples() -> Vec<Command<'static>> {
             sent_upto: 9,
             ranges: vec![Settled { first: 1, count: 2, received: true }],
         },
+        Command::RetainedLimits { messages: 1, bytes: 2 },
         Command::Qos2Open { session, epoch, packet_id: 5 },
         Command::Qos2Close { session, epoch, packet_id: 5 },
         Command::SentUpto { session, epoch, number: 4 },

@@ -151,6 +151,36 @@ fn messages_are_settled_by_name_by_whoever_holds_them() {
 }
 
 #[test]
+fn a_resumed_session_remembers_what_it_asked_of_a_queue() {
+    let topic = "$queue/remembered";
+    let mut writer = Client::clean(at(), 5, "remembered-w");
+    for n in 0..2u8 {
+        writer.publish(2, topic, u16::from(n) + 1, &[n]);
+    }
+    let kept = Connect::kept(5, "remembered");
+    let mut reader = Client::connect(at(), &kept);
+    let asked = [user("consumer-group", "g"), user("ack", "manual"), user("start", "1")].concat();
+    reader.send(&subscribe(5, 9, &asked, &[(topic, 1)]));
+    assert_eq!(reader.expect(0x90, 9).codes(5), [1]);
+    // PUBACK frees the packet id and settles nothing, before and after a resumption.
+    for _ in 0..2 {
+        assert_eq!(reader.receive().payload, [1], "the group began at 1");
+        reader.nothing_more();
+        drop(reader);
+        reader = Client::connect(at(), &kept);
+    }
+    let last = reader.receive();
+    assert_eq!((&last.payload[..], &*user_property(&last, "delivery-count")), (&[1][..], "2"));
+    let settled = reader.publish_with(2, &format!("{topic}/$ack"), 7, &user("offset", "1"), b"");
+    assert_eq!(settled, 0);
+    drop(reader);
+    let mut reader = Client::connect(at(), &kept);
+    reader.nothing_more();
+    writer.publish(2, topic, 3, &[2]);
+    assert_eq!(reader.receive().payload, [2]);
+}
+
+#[test]
 fn a_negative_puback_rejects() {
     let topic = "$queue/negative";
     let mut reader = Client::clean(at(), 5, "negative-r");
@@ -288,6 +318,11 @@ fn what_is_shared_with_qos_2_is_finished_with_the_session_it_was_sent_to() {
         a.send(&ack(0x70, sent.id));
         a.nothing_more();
         b.nothing_more();
+        // QoS 1 is leased as ever; SUBACK says that the session is a member again.
+        assert_eq!(a.subscribe(&[(&filter, 2)]), [2]);
+        writer.publish(2, &name, 2, b"y");
+        writer.publish(2, &name, 3, b"z");
+        assert_eq!((a.receive().qos, b.receive().qos), (1, 1));
     }
 }
 

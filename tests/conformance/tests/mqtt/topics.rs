@@ -1,6 +1,6 @@
 //! Topic names, filters and which match.
 
-use conformance::wire::{Client, publish};
+use conformance::wire::{Client, Connect, publish, subscribe, unsubscribe, user};
 
 use crate::{BOTH, at};
 
@@ -60,11 +60,7 @@ fn a_leading_wildcard_does_not_match_a_dollar() {
     for level in BOTH {
         for kept in [false, true] {
             let id = format!("dollar-{level}-{kept}");
-            let connect = if kept {
-                conformance::wire::Connect::kept(level, &id)
-            } else {
-                conformance::wire::Connect::new(level, &id)
-            };
+            let connect = if kept { Connect::kept(level, &id) } else { Connect::new(level, &id) };
             let mut client = Client::connect(at(), &connect);
             let end = format!("{id}/end");
             client.subscribe(&[(&format!("+/{id}"), 1), (&format!("$x/{id}"), 1), (&end, 1)]);
@@ -104,4 +100,38 @@ fn a_topic_of_too_many_levels_is_refused() {
     assert_eq!(client.publish(2, &deep[2..], 1, b"x"), 0x10);
     client.send(&publish(5, 0, &deep, 0, &[], b"x"));
     client.closed(0x90);
+}
+
+/// The standard allows 65,535 bytes; a command of the log has 64 KiB for all names in it.
+#[test]
+fn names_as_long_as_they_may_be_do_no_harm() {
+    let long = |byte: &str, n: usize| byte.repeat(n);
+    for kept in [false, true] {
+        let name = format!("long-{kept}");
+        let connect = if kept { Connect::kept(5, &name) } else { Connect::new(5, &name) };
+        let mut client = Client::connect(at(), &connect);
+        assert_eq!(client.subscribe(&[(&format!("{name}/#"), 1)]), [1]);
+        let topic = |n: usize| format!("{name}/{}", long("t", n - name.len() - 1));
+        assert_eq!(client.publish(2, &topic(65_535), 1, b"x"), 0x90);
+        assert_eq!(client.publish(2, &topic(60_000), 2, b"x"), 0);
+        assert_eq!(client.receive().topic.len(), 60_000);
+        // More than one command has room for.
+        let filters = ["a", "b", "c"].map(|byte| format!("{name}-{}", long(byte, 40_000)));
+        let wanted: Vec<_> = filters.iter().map(|f| (&**f, 1)).collect();
+        assert_eq!(client.subscribe(&wanted), [1, 1, 1]);
+        assert_eq!(client.publish(2, &filters[2], 3, b"y"), 0);
+        assert_eq!(client.receive().payload, b"y");
+        let code = if kept { 0x8F } else { 1 };
+        assert_eq!(client.subscribe(&[(&long("d", 65_535), 1), ("long/e", 1)]), [code, 1]);
+        let too_long = long("d", 65_535);
+        let all: Vec<_> = filters.iter().map(|f| &**f).chain([&*too_long]).collect();
+        client.send(&unsubscribe(5, 9, &all));
+        let code = if kept { 0x11 } else { 0 };
+        assert_eq!(client.expect(0xB0, 9).codes(5), [0, 0, 0, code]);
+        let group = user("consumer-group", &long("g", 65_535));
+        client.send(&subscribe(5, 10, &group, &[("$queue/long", 1)]));
+        assert_eq!(client.expect(0x90, 10).codes(5), [0x8F]);
+        let will = Connect::new(5, &format!("{name}-will")).will(&long("w", 65_535), b"", 1, false);
+        assert_eq!(Client::try_connect(at(), &will).1.body[1], 0x90);
+    }
 }
