@@ -35,6 +35,7 @@ relay_acknowledged_before_taken chaos relayed_message
 relay_not_said_again chaos relayed_message
 qos2_key_forgotten chaos every_step
 retained_race chaos subscribes_while
+retained_not_waited_for chaos subscribes_while
 retained_under_way_forgotten chaos subscribes_while
 leases_of_the_dead_kept chaos shared
 shared_by_each_gateway chaos shared

@@ -33,7 +33,7 @@ pub use consumers::{QueueGroup, QueueReceiver};
 use lease::Lease;
 use prefixes::Prefixes;
 use relay::Relays;
-use under_way::UnderWay;
+use under_way::{HeldAcks, UnderWay};
 
 pub use under_way::RetainedPublish;
 
@@ -95,6 +95,8 @@ pub struct Backend {
     unsent: Cell<bool>,
     relays: RefCell<Relays>,
     under_way: RefCell<UnderWay>,
+    /// Versions that wait for some of them.
+    acks: RefCell<HeldAcks>,
     calls: Calls,
     consumers: Consumers,
     receivers: RefCell<HashMap<u64, Rc<dyn Receiver>>>,
@@ -133,6 +135,7 @@ impl Backend {
             unsent: Cell::new(false),
             relays: RefCell::default(),
             under_way: RefCell::default(),
+            acks: RefCell::default(),
             calls: Calls::default(),
             consumers: Consumers::default(),
             receivers: RefCell::default(),
@@ -154,6 +157,7 @@ impl Backend {
     ) -> Option<UnboundedReceiver<fluxmq_client::contract::Event>> {
         let Link { to, mut from } = link;
         self.welcome.set(false);
+        self.acks.borrow_mut().clear();
         self.hello_ms.set(boot_ms());
         let epoch = self.epoch.get();
         to.send(Request::Hello { name: self.name.clone(), epoch, role: Role::Gateway });
@@ -198,6 +202,8 @@ impl Backend {
             let nonce = self.lease.ask();
             self.send(Request::Renew { nonce });
         }
+        self.acks.borrow_mut().tick();
+        self.acknowledge();
         let before_ms = boot_ms().saturating_sub(PUBLISH_TIMEOUT_MS);
         let mut late = Vec::new();
         for (shard, stream) in self.streams.borrow_mut().iter_mut().enumerate() {
@@ -361,6 +367,8 @@ impl Backend {
     /// Its shard has answered.
     pub fn end_retained(&self, number: u64) {
         self.under_way.borrow_mut().end(number);
+        self.acks.borrow_mut().answered(number);
+        self.acknowledge();
     }
 
     /// Retained publishes that cannot be read yet: the newest of each topic that matches, as PUBLISH commands.

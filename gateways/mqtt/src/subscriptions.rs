@@ -188,6 +188,9 @@ impl Client {
             if !asked.code.is_failure() {
                 let options = live_options(asked.byte(), identifier, true);
                 self.subscribe_live(&asked.filter, options);
+                if asked.options.qos == QoS::AtMostOnce {
+                    self.announce_for_retained(asked);
+                }
             }
         }
     }
@@ -223,6 +226,16 @@ impl Client {
             &asked.filter,
             live_options(asked.byte(), identifier, asked.consumes()),
         );
+        self.announce_for_retained(asked);
+    }
+
+    /// Others have subscribed to the filter before, perhaps, and a retained publish went to them and is not there yet:
+    /// before it is read, all gateways are to look for such (R9).
+    fn announce_for_retained(&self, asked: &Asked) {
+        let backend = self.worker.backend().filter(|backend| backend.has_others());
+        if let Some(backend) = backend.filter(|_| asked.wants_retained()) {
+            backend.filter_changed("/", &asked.filter);
+        }
     }
 
     async fn finish_subscribe(&self, packet_id: u16, asked: Vec<Asked>, identifier: u32) {

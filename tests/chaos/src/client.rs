@@ -408,6 +408,17 @@ impl Client {
         }
     }
 
+    /// Reads and answers what comes until nothing does for so long.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub fn acknowledge_all_within(&mut self, wait: Duration) -> io::Result<()> {
+        while let Some(packet) = self.read_within(wait)? {
+            self.answer(&packet)?;
+        }
+        Ok(())
+    }
+
     /// Answers a PUBLISH or PUBREL; the message of a PUBLISH.
     ///
     /// # Errors

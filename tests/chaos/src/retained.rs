@@ -90,7 +90,8 @@ pub struct Race {
     pub again: u64,
 }
 
-/// Publishes and subscribes at the same moment, `rounds` times: on two gateways, and on one.
+/// Publishes and subscribes at the same moment, `rounds` times: on two gateways, and on one, with a transient session and
+/// one that lasts; in every other pair of rounds others on both have subscribed to the topic before.
 ///
 /// # Panics
 /// A client is refused.
@@ -98,12 +99,29 @@ pub struct Race {
 pub fn race(pair: &Pair, rounds: u64) -> Race {
     let mut race = Race::default();
     let mut publisher = pair.transient(0, "publisher-of-the-race");
-    let mut subscribers =
-        [pair.transient(0, "subscriber-here"), pair.transient(1, "subscriber-there")];
+    let mut subscribers = [
+        pair.transient(0, "subscriber-here"),
+        pair.transient(1, "subscriber-there"),
+        pair.session(0, "session-here"),
+        pair.session(1, "session-there"),
+    ];
+    let mut before = [
+        pair.transient(0, "before-here"),
+        pair.transient(1, "before-there"),
+        pair.session(0, "session-before-here"),
+        pair.session(1, "session-before-there"),
+    ];
+    let mut random = fastrand::Rng::with_seed(rounds);
     for round in 0..rounds {
         let topic = format!("race/{round}");
         publisher.publish(&keep(&topic, 1)).expect("acknowledged");
-        let subscriber = &mut subscribers[(round % 2) as usize];
+        let others = round / 4 % 2 == 1;
+        for client in before.iter_mut().filter(|_| others) {
+            client.ask_subscribe(&topic, 0x21).expect("sent");
+            while client.read().expect("it stands").first != 0x90 {}
+        }
+        let subscriber = &mut subscribers[(round % 4) as usize];
+        let jitter = Duration::from_micros(if others { random.u64(0..2_000) } else { 0 });
         let start = Barrier::new(2);
         thread::scope(|scope| {
             scope.spawn(|| {
@@ -111,6 +129,7 @@ pub fn race(pair: &Pair, rounds: u64) -> Race {
                 publisher.publish(&keep(&topic, 2)).expect("acknowledged");
             });
             start.wait();
+            thread::sleep(jitter);
             subscriber.ask_subscribe(&topic, 1).expect("sent");
         });
         let (mut newest, mut subscribed) = (0, false);
@@ -128,6 +147,9 @@ pub fn race(pair: &Pair, rounds: u64) -> Race {
                 race.again += u64::from(message.number() == last);
                 newest = if ours { newest.max(message.number()) } else { newest };
             }
+        }
+        for client in before.iter_mut().filter(|_| others) {
+            client.acknowledge_all_within(Duration::from_millis(1)).expect("it stands");
         }
         race.rounds += 1;
         race.lost += u64::from(newest != 2);

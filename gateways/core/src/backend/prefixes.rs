@@ -102,6 +102,10 @@ impl Group {
                 out.push(one(class));
                 self.as_one = Some(class);
             }
+            // Who subscribes waits for a version that carries it, if only to have others look at what they have under way.
+            Some(_) if change.class != Class::Gone && out.last() != Some(&one(class)) => {
+                out.push(one(class));
+            }
             Some(_) => {}
         }
     }
@@ -140,7 +144,9 @@ mod tests {
         let expected = [("+/x", Class::All), ("a/#", Class::Zero), ("b/1", Class::All)];
         let expected = expected.map(|(f, c)| (f.to_owned(), c));
         assert_eq!(told.0, expected.clone().into());
-        assert!(prefixes.announce(vec![change("a/more", Class::Zero)]).is_empty());
+        assert!(prefixes.announce(vec![change("a/0", Class::Gone)]).is_empty());
+        let again = vec![change("a/0", Class::Zero), change("a/more", Class::Zero)];
+        assert_eq!(prefixes.announce(again), [change("a/#", Class::Zero)], "once more, and once");
         assert_eq!(prefixes.announce(vec![change("a/0", Class::All)]), [change("a/#", Class::All)]);
         assert_eq!(
             prefixes.announce(vec![change("a/0", Class::Zero)]),

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::oneshot;
 
-use super::Core;
+use super::{Core, class_of};
 use crate::delivery::SessionKey;
 use crate::{ended_publishers, replay};
 
@@ -18,11 +18,28 @@ impl Core {
             self.replays.ask(session, max);
         }
         while let Some((session, max)) = self.replays.next() {
+            self.announce_replays(session);
             let (tell, known) = oneshot::channel();
             self.hub.barrier(tell);
             let (shards, inbox) = (self.shards.clone(), self.inbox.clone());
             let counts = self.effects.counts.clone();
             tokio::spawn(replay::serve(shards, session, max, known, counts, inbox));
+        }
+    }
+
+    /// A retained publish may have gone to others with the same filter and not be there yet: before a replay begins, all
+    /// gateways are to look for such (R9).
+    fn announce_replays(&mut self, (shard, session): SessionKey) {
+        let Some(group) = self.shards.get(shard as usize) else { return };
+        let new = group.with_state(|b| {
+            let state = b.session(session)?;
+            let new = state.replays.values().filter(|r| r.shards.is_empty());
+            let filters = new.map(|r| (r.filter.clone(), class_of(b, &state.vhost, &r.filter)));
+            Some((state.vhost.clone(), filters.collect::<Vec<_>>()))
+        });
+        let Some((vhost, filters)) = new else { return };
+        for (filter, class) in filters {
+            self.hub.shard_changed(shard, &vhost, &filter, class);
         }
     }
 

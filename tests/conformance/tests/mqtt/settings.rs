@@ -174,3 +174,45 @@ fn a_receiver_that_does_not_read_loses_qos_0_only() {
     }
     assert!(zero < 2_000, "nothing was dropped: {zero}");
 }
+
+#[test]
+fn what_waits_behind_the_window_has_so_many_bytes() {
+    let settings = Settings { pending_bytes_max: 20_000, window_max: 1, ..Settings::default() };
+    let broker = broker(settings);
+    let mut slow = Client::clean(broker.address(), 5, "pending");
+    slow.subscribe(&[("pending", 1)]);
+    let mut writer = Client::clean(broker.address(), 5, "pending-w");
+    // One in flight, and four that wait.
+    for n in 1..=5 {
+        writer.publish(2, "pending", n, &[0; 4_000]);
+    }
+    assert_eq!(slow.read_publish().payload.len(), 4_000);
+    slow.nothing_more();
+    writer.publish(2, "pending", 6, &[0; 4_000]);
+    slow.closed(0x97);
+}
+
+/// Whether the place of a connection that is slow to go is free when the one that takes its session over is in.
+fn old_is_gone(takeover_s_max: u32) -> bool {
+    let settings = Settings { takeover_s_max, ..Settings::default() };
+    let limits = ConnectionLimits { connections_max: 3, ..ConnectionLimits::default() };
+    let broker = Broker::start(Options { settings, limits, ..Options::default() });
+    // Who does not read is told good-bye for a second.
+    let mut deaf = Client::clean(broker.address(), 5, "taken");
+    deaf.subscribe(&[("flood", 0)]);
+    let mut writer = Client::clean(broker.address(), 5, "taken-w");
+    let load = publish(5, 0, "flood", 0, &[], &[0; 256 * 1024]);
+    (0..160).for_each(|_| writer.send(&load));
+    writer.nothing_more();
+    let _new = Client::clean(broker.address(), 5, "taken");
+    let mut third = Client::open(broker.address(), 5);
+    third.send_anyway(&Connect::new(5, "taken-third").bytes());
+    third.try_read().is_ok()
+}
+
+#[test]
+fn a_new_connection_waits_so_long_for_the_old_one() {
+    assert!(old_is_gone(60));
+    // It may be gone by itself if this test is held up.
+    assert!((0..20).any(|_| !old_is_gone(0)));
+}
