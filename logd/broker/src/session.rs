@@ -241,9 +241,13 @@ impl Session {
         out.put_u32(self.subscriptions.len() as u32);
         for (filter, s) in &self.subscriptions {
             out.put_str(filter);
-            out.put_u8(s.options);
+            let more = if s.more.is_empty() { 0 } else { WITH_MORE };
+            out.put_u8(s.options | more);
             out.put_u32(s.identifier);
             out.put_u64(s.interval);
+            if more != 0 {
+                out.put_str(&s.more);
+            }
         }
         out.put_u32(self.intervals.len() as u32);
         for (id, i) in &self.intervals {

@@ -5,7 +5,7 @@ mod gateways;
 mod requests;
 mod sessions;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -24,6 +24,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use self::requests::Waiting;
 use crate::backlog::Backlogs;
 use crate::delivery::{Delivery, SessionKey};
 use crate::effects::Effects;
@@ -93,6 +94,8 @@ pub(crate) struct Core {
     queues: Queues,
     reads: Reads,
     moves: Moves,
+    /// By epoch, after a restart.
+    waiting: BTreeMap<u64, Waiting>,
     /// Frames under way that settle what consumers hold.
     frames: HashSet<FrameKey>,
     windows: Windows,
@@ -139,6 +142,7 @@ impl Core {
             reads: Reads::default(),
             moves: Moves::default(),
             frames: HashSet::new(),
+            waiting: BTreeMap::new(),
             windows: Windows::default(),
             entries: Entries::default(),
             replays: Replays::default(),
@@ -203,6 +207,7 @@ impl Core {
                 counted.fetch_add(deliveries.len() as u64, Ordering::Relaxed);
                 self.send(link, Event::Deliveries(deliveries));
             }
+            self.submit_what_waited();
             self.serve_queues();
             self.serve_replays();
             self.backlogs.look(boot_ms(), &self.shards, &self.inbox);

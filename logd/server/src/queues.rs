@@ -251,6 +251,11 @@ impl Queues {
         }
     }
 
+    /// Whether a party may hold messages of which nobody has heard since the start.
+    pub(crate) fn is_unpresented(&self, epoch: u64) -> bool {
+        self.unpresented.contains_key(&epoch)
+    }
+
     /// A consumer takes no more and gives back what it has.
     pub(crate) fn close(&mut self, epoch: u64, token: u64) {
         self.end_consumer((epoch, token));

@@ -26,6 +26,14 @@ const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024 + 256 * 1024;
 /// Bytes of commands that a gateway may have unanswered for each shard; twice what it keeps to.
 const UNANSWERED_BYTES_MAX: usize = 8 * 1024 * 1024 + FRAME_BYTES_MAX;
 
+/// Frames that settle what is not presented yet, and those behind them: the lanes of a link have no order among them.
+#[derive(Default)]
+pub(super) struct Waiting {
+    bytes: usize,
+    /// The link each came over.
+    frames: Vec<(u64, Submit)>,
+}
+
 // === impl Core ===
 
 impl Core {
@@ -130,11 +138,19 @@ impl Core {
             to.send(refused(ErrorCode::Corrupt));
             return;
         };
-        if unanswered.load(Relaxed) > UNANSWERED_BYTES_MAX * self.shards.len() {
+        let gateway_epoch = linked.epoch;
+        let waiting = self.waiting.get(&gateway_epoch).map_or(0, |w| w.bytes);
+        if unanswered.load(Relaxed) + waiting > UNANSWERED_BYTES_MAX * self.shards.len() {
             to.send(refused(ErrorCode::LimitExceeded));
             return;
         }
-        let gateway_epoch = linked.epoch;
+        let settles_early = !settles.is_empty() && self.queues.is_unpresented(gateway_epoch);
+        if settles_early || self.waiting.contains_key(&gateway_epoch) {
+            let waiting = self.waiting.entry(gateway_epoch).or_default();
+            waiting.bytes += bytes;
+            waiting.frames.push((from, submit));
+            return;
+        }
         let group = group.clone();
         let frame = (gateway_epoch, shard, first_sequence);
         let held = match self.take_held(frame, &settles) {
@@ -172,6 +188,17 @@ impl Core {
                 });
             }),
         );
+    }
+
+    /// Takes what waited until its sender had presented what its consumers hold.
+    pub(super) fn submit_what_waited(&mut self) {
+        let ready = |epoch: &u64| !self.queues.is_unpresented(*epoch);
+        let ready: Vec<_> = self.waiting.keys().copied().filter(ready).collect();
+        for epoch in ready {
+            let frames = self.waiting.remove(&epoch).unwrap_or_default().frames;
+            // Of a link that is gone they come again over the next one.
+            frames.into_iter().for_each(|(from, submit)| self.submit(from, submit));
+        }
     }
 
     fn retained(&self, shard: u32, vhost: &str, filter: &str, after: &str) -> (Vec<Bytes>, bool) {
