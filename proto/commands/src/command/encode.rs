@@ -76,16 +76,7 @@ impl Command<'_> {
             }
             Self::Subscribe { session, epoch, filters } => {
                 out.put_u64(*epoch);
-                out.put_u16(filters.len() as u16);
-                for wanted in filters {
-                    let with_more = if wanted.more.is_empty() { 0 } else { WITH_MORE };
-                    out.put_u8(wanted.options | with_more);
-                    out.put_u32(wanted.identifier);
-                    out.put_str(wanted.filter);
-                    if with_more != 0 {
-                        out.put_str(wanted.more);
-                    }
-                }
+                put_wanted(filters, out);
                 (op::SUBSCRIBE, *session)
             }
             Self::Unsubscribe { session, epoch, filters } => {
@@ -137,6 +128,19 @@ impl Command<'_> {
                 (op::REPLAY_AT, *session)
             }
             _ => unreachable!("encoded by encode_attrs"),
+        }
+    }
+}
+
+fn put_wanted(filters: &[Wanted<'_>], out: &mut Vec<u8>) {
+    out.put_u16(filters.len() as u16);
+    for wanted in filters {
+        let with_more = if wanted.more.is_empty() { 0 } else { WITH_MORE };
+        out.put_u8(wanted.options | with_more);
+        out.put_u32(wanted.identifier);
+        out.put_str(wanted.filter);
+        if with_more != 0 {
+            out.put_str(wanted.more);
         }
     }
 }
