@@ -143,6 +143,7 @@ impl SnapshotStore {
             manifest,
             block: crc32fast::Hasher::new(),
             in_block: 0,
+            complete: false,
             committed: false,
         })
     }
@@ -212,11 +213,12 @@ pub struct SnapshotWriter {
     manifest: Manifest,
     block: crc32fast::Hasher,
     in_block: usize,
+    complete: bool,
     committed: bool,
 }
 
 impl SnapshotWriter {
-    /// Adds a chunk of any size.
+    /// Adds a chunk of any size; none behind [`Self::complete`].
     pub fn write(&mut self, chunk: &[u8]) -> Result<(), SnapshotError> {
         let at = self.manifest.info.state_bytes;
         let total = at + chunk.len() as u64;
@@ -243,15 +245,26 @@ impl SnapshotWriter {
         self.in_block = 0;
     }
 
-    /// Syncs it, publishes it. One that is there already under the same index and term stays if it can be read: it
-    /// holds the same state.
-    pub fn commit(mut self) -> Result<SnapshotInfo, SnapshotError> {
+    /// Syncs all of it and its manifest: [`Self::commit`] needs no room on the disk then.
+    pub fn complete(&mut self) -> Result<(), SnapshotError> {
+        if self.complete {
+            return Ok(());
+        }
         if self.in_block > 0 {
             self.end_block();
         }
-        let SnapshotStore { io, dir } = &self.store;
         self.file.sync_data()?;
-        crashsafe::write_file(&**io, &self.dir.join("MANIFEST"), &self.manifest.encode())?;
+        let manifest = self.manifest.encode();
+        crashsafe::write_file(&*self.store.io, &self.dir.join("MANIFEST"), &manifest)?;
+        self.complete = true;
+        Ok(())
+    }
+
+    /// Completes and publishes it. One that is there already under the same index and term stays if it can be read: it
+    /// holds the same state.
+    pub fn commit(mut self) -> Result<SnapshotInfo, SnapshotError> {
+        self.complete()?;
+        let SnapshotStore { io, dir } = &self.store;
         let last = self.manifest.info.last;
         let place = dir.join(name(last));
         if self.store.names()?.iter().any(|(_, _, name)| place.ends_with(name)) {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "all of it is a test")]
 
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use logd_log::io::{DiskIo, Fault, Io, MemoryIo, SimulatedIo};
 use logd_log::{
     AbortOnFatal, AppendError, Callback, Completion, Disk, DiskConfig, Entry, EntryKind,
-    FatalError, Hooks, Log, LogId, OpenOptions, Priority, Vote, WriteError,
+    FatalError, Hooks, Log, LogId, OpenOptions, Priority, SnapshotError, Vote, WriteError,
 };
 
 fn entry(index: u64, len: usize) -> Entry {
@@ -443,4 +444,51 @@ fn what_batchers_hold_joins_the_round() {
     hooks.met.wait();
     assert_eq!((log.last().map(|l| l.index), pending.held()), (Some(0), 0));
     assert_eq!(disk.stats().rounds, 1);
+}
+
+const LAST: LogId = LogId { term: 1, leader_node: None, index: 5 };
+
+/// What arrives from another node is completed before Raft hears of it, so that a full disk is no error of Raft's.
+#[test]
+fn a_complete_snapshot_is_published_without_room() {
+    let io = Arc::new(MemoryIo::new(4 << 20));
+    let disk = Disk::start(io.clone(), "/data", small(), Arc::new(AbortOnFatal)).unwrap();
+    let (log, _) = disk.open_shard(0, OpenOptions::default()).unwrap();
+    let ballast = Path::new("/data/ballast");
+    let fill = || io.create_zeroed(ballast, io.free_space(ballast).unwrap().free).map(drop);
+    let store = log.snapshots();
+    let mut writer = store.begin(LAST, Bytes::from_static(b"meta")).unwrap();
+    writer.write(&[7; 100_000]).unwrap();
+    fill().unwrap();
+    let full = writer.complete();
+    assert!(matches!(&full, Err(SnapshotError::Io(e)) if e.kind() == ErrorKind::StorageFull));
+    io.remove_file(ballast).unwrap();
+    writer.complete().unwrap();
+    fill().unwrap();
+    assert_eq!(writer.commit().unwrap().state_bytes, 100_000);
+    assert_eq!(store.read(LAST).unwrap().mapped(100_000).unwrap(), vec![7; 100_000]);
+}
+
+#[test]
+fn a_mapped_state_is_checked() {
+    let temporary = tempfile::tempdir().unwrap();
+    let disk = Disk::start(Arc::new(DiskIo), temporary.path(), small(), Arc::new(AbortOnFatal));
+    let disk = disk.unwrap();
+    let (log, _) = disk.open_shard(0, OpenOptions::default()).unwrap();
+    let store = log.snapshots();
+    let mut writer = store.begin(LAST, Bytes::new()).unwrap();
+    writer.write(&vec![7; 2_500_000]).unwrap();
+    writer.commit().unwrap();
+    let mapped = |bytes| store.read(LAST).unwrap().mapped(bytes);
+    for bytes in [0, 1, 1 << 20, 2_500_000] {
+        assert_eq!(mapped(bytes).unwrap(), vec![7; usize::try_from(bytes).unwrap()]);
+    }
+    assert!(mapped(2_500_001).is_err(), "there is no more");
+    let snap = temporary.path().join("shard-0/snap");
+    let dir = std::fs::read_dir(snap).unwrap().next().unwrap().unwrap().path();
+    let mut state = std::fs::read(dir.join("state")).unwrap();
+    state[2_000_000] ^= 1;
+    std::fs::write(dir.join("state"), state).unwrap();
+    assert!(mapped(1 << 20).is_ok(), "the first block is whole");
+    assert!(matches!(mapped(2_500_000), Err(SnapshotError::Damaged(_))));
 }

@@ -92,11 +92,12 @@ impl Arrival {
         Ok(())
     }
 
-    /// The state, and what is on disk.
-    pub(crate) fn end(self) -> io::Result<(SnapshotMeta, Bytes, Arrived)> {
+    /// The state, and what is on disk. A full disk is an answer to the sender here; Raft's core would end for it.
+    pub(crate) fn end(mut self) -> io::Result<(SnapshotMeta, Bytes, Arrived)> {
         if self.state.len() as u64 != self.state_bytes {
             return Err(broken("less state than was announced"));
         }
+        self.writer.complete().map_err(other)?;
         Ok((self.meta, self.state.freeze(), Arrived { writer: self.writer }))
     }
 }
