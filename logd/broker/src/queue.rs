@@ -282,7 +282,14 @@ impl Queue {
             }
         }
         self.live -= u64::from(bits.count_ones());
-        *self.dead.entry(block).or_default() |= bits;
+        let dead = self.dead.entry(block).or_default();
+        *dead |= bits;
+        // The base reads what it passes, but whole blocks of the dead.
+        if *dead == u128::MAX && block > self.base.offset / BLOCK {
+            let lowest = self.blocks.get(block).map_or(0, |b| b.min_expiry);
+            self.expiring.remove(&(lowest, block));
+            self.blocks.hollow(block);
+        }
     }
 
     /// Lets go of what lies below the floor, as far as the steps go.

@@ -27,7 +27,7 @@ pub(crate) struct Item {
     pub(crate) dead: Option<DeadLetter>,
 }
 
-/// Up to 128 messages.
+/// Up to 128 messages. Hollow when they are all gone and something before them is not: then nothing of them is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Block {
     pub(crate) count: u8,
@@ -83,6 +83,10 @@ fn unzigzag(n: u64) -> i64 {
 // === impl Block ===
 
 impl Block {
+    pub(crate) fn is_hollow(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     fn push(&mut self, item: &Item, now_ms: u64, sized: bool) {
         if self.count == 0 {
             self.first_ms = now_ms;
@@ -224,7 +228,16 @@ impl Blocks {
         }
     }
 
-    /// The message at `place.offset`, which moves on behind it. What `place` knows of the inside of its block
+    /// All messages of a block are gone: of those in a hollow block nothing can be read.
+    pub(crate) fn hollow(&mut self, block: u64) {
+        let at = block.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
+        if let Some(block) = at.and_then(|at| self.blocks.get_mut(at)) {
+            let Block { count, last, first_ms, last_ms, .. } = **block;
+            *block = Arc::new(Block { count, last, first_ms, last_ms, ..Block::default() });
+        }
+    }
+
+    /// The message at `place.offset`, which moves on behind it; in a hollow block one without a position. What `place` knows of the inside of its block
     /// makes it quick; at another offset than where it was left it is [`Self::at`] that must make it.
     pub(crate) fn next(&self, place: &mut Place) -> Option<Item> {
         let number = place.offset / BLOCK;
@@ -234,6 +247,10 @@ impl Blocks {
         }
         if place.offset.is_multiple_of(BLOCK) {
             (place.byte, place.index) = (0, 0);
+        }
+        if block.is_hollow() {
+            *place = Place { offset: place.offset + 1, ..Place::default() };
+            return Some(Item::default());
         }
         let mut walk = Walk { block, place: *place, sized: self.sized };
         let item = walk.read().ok()?;

@@ -136,7 +136,8 @@ impl GroupCursor {
             let place = self.lanes[lane];
             let block = q.blocks.get(place.offset / BLOCK)?;
             // Whole blocks without this priority are passed over, but not the one that still grows.
-            if several && block.levels >> lane & 1 == 0 && u64::from(block.count) == BLOCK {
+            let without = several && block.levels >> lane & 1 == 0;
+            if block.is_hollow() || without && u64::from(block.count) == BLOCK {
                 self.lanes[lane] = Place::start(place.offset / BLOCK + 1);
                 continue;
             }
