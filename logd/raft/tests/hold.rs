@@ -40,6 +40,15 @@ impl Gated {
     }
 }
 
+/// Opens the gate when a test fails: the thread behind it would wait for ever, and the test for it.
+struct Opened(Arc<Gated>);
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.0.open_gate();
+    }
+}
+
 impl Io for Gated {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         let mut shut = self.shut.lock();
@@ -109,6 +118,11 @@ async fn stop(disk: Disk, group: Group) {
     disk.close();
 }
 
+/// Far longer than anything here takes: what is held for ever fails.
+async fn in_time<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), work).await.expect("nothing is held for ever")
+}
+
 /// Publishes, one at a time, to nobody: dead when it is applied. Counts those that are answered.
 async fn produce(group: &Group, stream: &mut Stream, count: u64, answered: &Mutex<u64>) {
     for _ in 0..count {
@@ -122,6 +136,7 @@ async fn produce(group: &Group, stream: &mut Stream, count: u64, answered: &Mute
 async fn producers_wait_and_settlements_do_not() {
     let io = Gated::new();
     let (disk, group) = start(&io, Duration::from_secs(3_600)).await;
+    let _gate = Opened(io.clone());
     let mut settler = Stream::numbered(2);
     let (session, epoch) = subscribed_to(&group, &mut settler, "other").await;
     let answered = Mutex::new(0);
@@ -143,7 +158,7 @@ async fn producers_wait_and_settlements_do_not() {
         assert_eq!(group.held(), Duration::ZERO, "counted at the end");
         io.open_gate();
     };
-    tokio::join!(produces, watches);
+    in_time(async { tokio::join!(produces, watches) }).await;
     assert_eq!(*answered.lock(), MANY, "it was only late");
     assert!(group.held() > Duration::ZERO);
     stop(disk, group).await;
@@ -153,10 +168,11 @@ async fn producers_wait_and_settlements_do_not() {
 async fn what_lives_holds_nobody_back() {
     let io = Gated::new();
     let (disk, group) = start(&io, Duration::from_secs(3_600)).await;
+    let _gate = Opened(io.clone());
     let mut stream = Stream::numbered(1);
     subscribed(&group, &mut stream).await;
     let answered = Mutex::new(0);
-    produce(&group, &mut stream, MANY, &answered).await;
+    in_time(produce(&group, &mut stream, MANY, &answered)).await;
     assert!(group.log().size().bytes > 8 * SEGMENT);
     assert_eq!(group.held(), Duration::ZERO);
     io.open_gate();
@@ -167,8 +183,9 @@ async fn what_lives_holds_nobody_back() {
 async fn patience_ends() {
     let io = Gated::new();
     let (disk, group) = start(&io, Duration::from_millis(1)).await;
+    let _gate = Opened(io.clone());
     let answered = Mutex::new(0);
-    produce(&group, &mut Stream::numbered(1), MANY, &answered).await;
+    in_time(produce(&group, &mut Stream::numbered(1), MANY, &answered)).await;
     assert!(group.log().size().bytes > 8 * SEGMENT, "no pass ended");
     assert!(group.held() >= Duration::from_millis(1));
     io.open_gate();

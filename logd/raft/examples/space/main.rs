@@ -9,8 +9,8 @@
 mod deep;
 mod shard;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::shard::{BODY, Shard, anonymous_kib, cpu_ms, publish, setting};
@@ -32,24 +32,35 @@ async fn main() {
     }
 }
 
-/// Bytes of the files of the log, as the file system says, every few ms; the most there ever were.
-fn watch_disk(dir: &std::path::Path) -> (Arc<AtomicU64>, Arc<AtomicU64>, Arc<AtomicBool>) {
-    let (most, files, stop) =
-        (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default(), Arc::default());
-    let (log, m, f, s) = (dir.join("shard-0/log"), most.clone(), files.clone(), Arc::clone(&stop));
+/// The files of the log, as the file system says, when they were most.
+#[derive(Default)]
+struct Most {
+    bytes: u64,
+    files: Vec<(String, u64)>,
+}
+
+/// Looks every few ms until it is told to stop.
+fn watch_disk(dir: &std::path::Path) -> (Arc<Mutex<Most>>, Arc<AtomicBool>) {
+    let (most, stop) = (Arc::<Mutex<Most>>::default(), Arc::default());
+    let (log, m, s) = (dir.join("shard-0/log"), most.clone(), Arc::clone(&stop));
     std::thread::spawn(move || {
         while !AtomicBool::load(&s, Ordering::Relaxed) {
-            let lens: Vec<u64> = std::fs::read_dir(&log)
-                .into_iter()
-                .flatten()
-                .filter_map(|file| Some(file.ok()?.metadata().ok()?.len()))
-                .collect();
-            m.fetch_max(lens.iter().sum(), Ordering::Relaxed);
-            f.fetch_max(lens.len() as u64, Ordering::Relaxed);
+            let file = |file: std::io::Result<std::fs::DirEntry>| {
+                let file = file.ok()?;
+                Some((file.file_name().into_string().ok()?, file.metadata().ok()?.len()))
+            };
+            let files: Vec<_> =
+                std::fs::read_dir(&log).into_iter().flatten().filter_map(file).collect();
+            let bytes = files.iter().map(|(_, len)| len).sum();
+            let mut most = m.lock().unwrap();
+            if bytes > most.bytes {
+                *most = Most { bytes, files };
+            }
+            drop(most);
             std::thread::sleep(Duration::from_millis(3));
         }
     });
-    (most, files, stop)
+    (most, stop)
 }
 
 async fn forgotten(dir: &std::path::Path) {
@@ -59,7 +70,7 @@ async fn forgotten(dir: &std::path::Path) {
     let queue = shard.declare("q").await;
     let first = shard.store(&[queue], 1, 4096).await;
     assert_eq!(first, 0);
-    let (most, files, stop) = watch_disk(dir);
+    let (most, stop) = watch_disk(dir);
     let mut latencies = Vec::new();
     let (begun, cpu) = (Instant::now(), cpu_ms());
     let mut next = 1;
@@ -89,12 +100,15 @@ async fn forgotten(dir: &std::path::Path) {
         at(1.0)
     );
     let bound = 4 * segment + 2 * 4096;
-    let most = most.load(Ordering::Relaxed);
+    let Most { bytes: most, files } = std::mem::take(&mut *most.lock().unwrap());
     println!(
-        "most on disk at any time: {most} bytes in {} files; bound 4 segments + 2 x live = {bound}: {}",
-        files.load(Ordering::Relaxed),
-        if most <= bound { "kept" } else { "BROKEN" }
+        "most on disk at any time: {most} bytes; bound 4 segments + 2 x live = {bound}: {}; producers held {:?}",
+        if most <= bound { "kept" } else { "BROKEN" },
+        shard.group.held()
     );
+    if most > bound {
+        println!("{files:#?}");
+    }
     println!("now {:?}, RssAnon {} KiB", shard.group.log().size(), anonymous_kib());
     assert_eq!(shard.read(0, queue), vec![BODY; 4096], "the forgotten one is what it was");
     shard.stop().await;
