@@ -409,7 +409,8 @@ pub fn run(pair: &mut Pair, plan: Plan) -> Outcome {
     stage.log().outcome(messages, kills)
 }
 
-/// What became of messages of QoS 0 to members of a shared subscription on two gateways.
+/// What became of messages of QoS 0 to members of a shared subscription on two gateways, where others subscribe to the
+/// same topics besides.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Zero {
     /// Messages that nobody got.
@@ -430,6 +431,11 @@ pub fn zero(pair: &Pair, count: u64) -> Zero {
         let mut member = pair.transient(gateway, &format!("zero-{gateway}-{}", fastrand::u32(..)));
         assert_eq!(member.subscribe("$share/zero/zero/+", 0).expect("answered"), 0);
         member
+    });
+    let mut others = [0, 1].map(|gateway| {
+        let mut other = pair.transient(gateway, &format!("zero-other-{gateway}"));
+        other.subscribe("zero/+", 0).expect("answered");
+        other
     });
     for gateway in [0, 1] {
         let mut publisher = pair.transient(gateway, &format!("zero-publisher-{gateway}"));
@@ -455,8 +461,16 @@ pub fn zero(pair: &Pair, count: u64) -> Zero {
             }
         }
     }
+    let mut missed = (0..=count).filter(|n| !got.contains_key(n)).count() as u64;
+    for other in &mut others {
+        let mut all = 0;
+        while receive_within(other, Duration::from_millis(100)).is_some() {
+            all += 1;
+        }
+        missed += (count + 1).abs_diff(all);
+    }
     Zero {
-        missed: (0..=count).filter(|n| !got.contains_key(n)).count() as u64,
+        missed,
         extra: got.values().map(|times| times - 1).sum(),
         gateways: by_gateway.iter().filter(|n| **n > 0).count() as u64,
     }
