@@ -161,12 +161,8 @@ impl Client {
         let (to, verdict) = cache.resolve(&self.table.borrow(), topic, || {
             check_topic(topic, &self.terms.access, &self.settings).0
         });
-        let durable = publish.qos != QoS::AtMostOnce || publish.retain;
-        let refused = match verdict {
-            0 if durable && topic.len() > NAME_BYTES_MAX => ReasonCode::TOPIC_NAME_INVALID,
-            0 => check_payload(publish),
-            verdict => ReasonCode(verdict),
-        };
+        let refused =
+            if verdict == 0 { check_message(publish, topic) } else { ReasonCode(verdict) };
         if refused.is_failure() {
             return self.refuse(kind, packet_id, refused, acks, open_ids);
         }
@@ -411,8 +407,13 @@ impl Client {
     }
 }
 
-/// A payload that is said to be text must be text (MQTT 5 §3.3.2.3.2).
-fn check_payload(publish: &Publish<'_>) -> ReasonCode {
+/// What is stored must have a topic that a command has room for, and a payload that is said to be text must be text (MQTT 5
+/// §3.3.2.3.2).
+fn check_message(publish: &Publish<'_>, topic: &str) -> ReasonCode {
+    let stored = publish.qos != QoS::AtMostOnce || publish.retain;
+    if stored && topic.len() > NAME_BYTES_MAX {
+        return ReasonCode::TOPIC_NAME_INVALID;
+    }
     let is_text = publish.properties.number(PropertyId::PAYLOAD_FORMAT) == Some(1);
     if is_text && std::str::from_utf8(publish.payload).is_err() {
         return ReasonCode::PAYLOAD_FORMAT_INVALID;

@@ -104,7 +104,7 @@ fn who_subscribes_while_a_message_is_retained_gets_it() {
         assert!(got.last() == Some(&2) && got.is_sorted(), "gateway {at}: {got:?}");
     }
     assert_eq!(retained::page_overtaken(&pair, "overtaken"), [2]);
-    let race = retained::race(&pair, 160);
+    let race = retained::race(&pair, 100);
     assert_eq!((race.lost, race.backwards), (0, 0), "{race:?}");
     is_quiet(&pair);
 }
