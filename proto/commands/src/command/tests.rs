@@ -63,6 +63,8 @@ fn samples() -> Vec<Command<'static>> {
 const OPTIONS: Options<'static> =
     Options { priority: 3, deliver_at_ms: 4, message_id: "m", key: b"k", producer: Some(("p", 5)) };
 
+const RECIPIENT: queue::Recipient = queue::Recipient { shard: 1, session: 2, identifier: 3 };
+
 fn queue_samples() -> Vec<QueueCommand<'static>> {
     let arguments = queue::Arguments {
         retention: queue::Retention::Policy,
@@ -129,12 +131,7 @@ fn queue_samples() -> Vec<QueueCommand<'static>> {
         QueueCommand::Moved { queue, dropped: true, numbers: vec![1] },
         QueueCommand::Touch { queue },
         QueueCommand::Give { queue, group, offset: 9, to: None },
-        QueueCommand::Give {
-            queue,
-            group,
-            offset: 9,
-            to: Some(queue::Recipient { shard: 1, session: 2, identifier: 3 }),
-        },
+        QueueCommand::Give { queue, group, offset: 9, to: Some(RECIPIENT) },
     ]
 }
 
