@@ -144,8 +144,7 @@ impl Core {
             to.send(refused(ErrorCode::LimitExceeded));
             return;
         }
-        let settles_early = !settles.is_empty() && self.queues.is_unpresented(gateway_epoch);
-        if settles_early || self.waiting.contains_key(&gateway_epoch) {
+        if self.has_to_wait(gateway_epoch, &settles) {
             let waiting = self.waiting.entry(gateway_epoch).or_default();
             waiting.bytes += bytes;
             waiting.frames.push((from, submit));
@@ -188,6 +187,12 @@ impl Core {
                 });
             }),
         );
+    }
+
+    /// Whether a frame comes before what is held by those who settle in it, or behind one that does.
+    fn has_to_wait(&self, epoch: u64, settles: &[(u64, u64, Vec<Settlement>)]) -> bool {
+        let is_early = !settles.is_empty() && self.queues.is_unpresented(epoch);
+        is_early || self.waiting.contains_key(&epoch)
     }
 
     /// Takes what waited until its sender had presented what its consumers hold.
