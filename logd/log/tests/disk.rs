@@ -451,7 +451,8 @@ const LAST: LogId = LogId { term: 1, leader_node: None, index: 5 };
 /// What arrives from another node is completed before Raft hears of it, so that a full disk is no error of Raft's.
 #[test]
 fn a_complete_snapshot_is_published_without_room() {
-    let io = Arc::new(MemoryIo::new(4 << 20));
+    let io = Arc::new(SimulatedIo::new(1));
+    io.set_capacity(4 << 20);
     let disk = Disk::start(io.clone(), "/data", small(), Arc::new(AbortOnFatal)).unwrap();
     let (log, _) = disk.open_shard(0, OpenOptions::default()).unwrap();
     let ballast = Path::new("/data/ballast");
