@@ -119,7 +119,13 @@ async fn produce(client: Client, producer: u64, ledger: Arc<Ledger>) {
 
 /// Consumes until it dies, or all is over; true = it died.
 async fn consume(url: String, random: &mut Random, ledger: &Ledger) -> bool {
-    let client = Client::connect([url]).await.unwrap();
+    // It may be dead just now; the one who waits for load gives up when it does not come back.
+    let client = loop {
+        match Client::connect([url.clone()]).await {
+            Ok(client) => break client,
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    };
     let open = client.consumer("work").prefetch(PREFETCH).lease(LEASE).open().await;
     let mut consumer = open.unwrap();
     let mut batches = 10 + random.below(100);
