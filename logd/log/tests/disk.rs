@@ -366,6 +366,21 @@ fn urgency_and_volume_end_the_wait() {
 }
 
 #[test]
+fn what_may_wait_for_the_disk_is_bounded() {
+    let config = DiskConfig { queue_bytes_max: 10_000, ..small() };
+    let io = Arc::new(MemoryIo::default());
+    let hooks = Arc::new(Recorder::default());
+    let disk = Disk::manual(io, "/data", config, hooks).unwrap();
+    let (log, _) = disk.open_shard(0, OpenOptions::default()).unwrap();
+    let put = |index| log.append(vec![entry(index, 6_000)], Priority::Normal, Box::new(drop));
+    put(0).unwrap();
+    assert!(!log.queue_takes(6_000));
+    assert!(matches!(put(1), Err(AppendError::Backlog { .. })));
+    disk.run_round();
+    put(1).unwrap();
+}
+
+#[test]
 fn space_that_others_free_is_noticed() {
     let io = Arc::new(SimulatedIo::new(1));
     let config = DiskConfig { low_water_bytes: Some(50_000), ..small() };

@@ -294,3 +294,25 @@ async fn open_group(
     let options = GroupOptions::alone(shard, NODE);
     Group::start(options, log, effects.of(shard)).await.map_err(StartError::new)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What each does is shown by tests of the log (`logd/log/tests/disk.rs`).
+    #[test]
+    fn keys_of_storage_reach_the_disk() {
+        let mut settings = Settings::default();
+        let storage = &mut settings.storage;
+        (storage.commit_interval_us, storage.commit_bytes, storage.queue_bytes_max) = (1, 2, 3);
+        (storage.segment_bytes_first, storage.segment_bytes_max) = (4, 5);
+        (storage.low_water_bytes, storage.memory_bytes_max) = (6, 7);
+        (storage.session_backlog_messages, storage.session_backlog_bytes) = (8, 9);
+        let config = Config::from(&settings);
+        let disk = &config.disk;
+        assert_eq!((disk.commit_interval_us, disk.commit_bytes, disk.queue_bytes_max), (1, 2, 3));
+        assert_eq!((disk.segment_bytes_first, disk.segment_bytes_max), (4, 5));
+        assert_eq!((disk.low_water_bytes, config.memory_bytes_max), (Some(6), 7));
+        assert_eq!((config.backlog_max.messages, config.backlog_max.bytes), (8, 9));
+    }
+}

@@ -236,10 +236,17 @@ fn wait_for_load(runtime: &Runtime, client: &Client, ledger: &Ledger, pause: u64
     let before = ledger.settled.lock().unwrap().len();
     let due = Instant::now() + Duration::from_secs(60);
     loop {
-        assert!(Instant::now() < due, "nothing goes on");
-        let held = runtime.block_on(client.queue("work")).unwrap().groups[0].leased;
+        let info = runtime.block_on(client.queue("work")).unwrap();
+        let held = info.groups[0].leased;
         let unanswered = ledger.unanswered.load(SeqCst);
-        let went_on = ledger.settled.lock().unwrap().len() >= before + 1_000;
+        let settled = ledger.settled.lock().unwrap().len();
+        let went_on = settled >= before + 1_000;
+        assert!(
+            Instant::now() < due,
+            "nothing goes on: {unanswered} unanswered, {} settled since, backlog {}, {info:?}",
+            settled - before,
+            ledger.backlog()
+        );
         if went_on && unanswered > 0 && unanswered + held >= IN_FLIGHT {
             return (unanswered, held);
         }
