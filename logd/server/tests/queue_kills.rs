@@ -23,7 +23,7 @@ const PREFETCH: u32 = 500;
 const LIMIT: u32 = 5;
 /// Published and not answered, or held, when it is killed.
 const IN_FLIGHT: u64 = 2_000;
-const BACKLOG: usize = 20_000;
+const BACKLOG: u64 = 20_000;
 const LEASE: Duration = Duration::from_millis(1_000);
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
@@ -51,6 +51,7 @@ struct Ledger {
     /// Published and not answered; held by consumers.
     unanswered: AtomicU64,
     held: AtomicU64,
+    waiting: AtomicU64,
     refused: AtomicU64,
     stop_producers: AtomicBool,
     stop_consumers: AtomicBool,
@@ -59,8 +60,9 @@ struct Ledger {
 // === impl Ledger ===
 
 impl Ledger {
-    fn backlog(&self) -> usize {
-        self.stored.lock().unwrap().len().saturating_sub(self.settled.lock().unwrap().len())
+    /// Messages in the queue when it was looked at last.
+    fn backlog(&self) -> u64 {
+        self.waiting.load(SeqCst)
     }
 }
 
@@ -237,6 +239,7 @@ fn wait_for_load(runtime: &Runtime, client: &Client, ledger: &Ledger, pause: u64
     let due = Instant::now() + Duration::from_secs(60);
     loop {
         let info = runtime.block_on(client.queue("work")).unwrap();
+        ledger.waiting.store(info.messages, SeqCst);
         let held = info.groups[0].leased;
         let unanswered = ledger.unanswered.load(SeqCst);
         let settled = ledger.settled.lock().unwrap().len();
